@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The kernel types that the programs read, each with only the fields read.
+ * preserve_access_index makes every access a CO-RE relocation: libbpf looks the
+ * field up in the BTF of the running kernel, so offsets, order and the fields
+ * left out here do not matter. A type whose name ends in ___word is a flavour:
+ * libbpf drops the suffix when it matches, which is how one program reads the
+ * same structure of older kernels.
+ */
+#ifndef PMDA_BPF_KERNEL_H
+#define PMDA_BPF_KERNEL_H
+
+typedef unsigned char __u8;
+typedef unsigned short __u16;
+typedef unsigned int __u32;
+typedef unsigned long long __u64;
+typedef signed char __s8;
+typedef short __s16;
+typedef int __s32;
+typedef long long __s64;
+typedef __u16 __be16;
+typedef __u32 __be32;
+typedef __u64 __be64;
+typedef __u32 __wsum;
+
+typedef __u8 u8;
+typedef __u32 u32;
+typedef __s32 s32;
+typedef __u64 u64;
+typedef __s64 s64;
+typedef _Bool bool;
+enum { false = 0, true = 1 };
+
+/* include/uapi/linux/bpf.h */
+enum {
+	BPF_MAP_TYPE_HASH = 1,
+	BPF_MAP_TYPE_ARRAY = 2,
+	BPF_F_MMAPABLE = 1 << 10,
+	BPF_NOEXIST = 1,
+};
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+struct task_struct {
+	int pid;
+	unsigned int __state;
+};
+
+/* before 5.14, commit 2f064a59a11f */
+struct task_struct___before_5_14 {
+	volatile long state;
+};
+
+struct gendisk {
+	char disk_name[32];
+};
+
+struct request_queue {
+	struct gendisk *disk;
+};
+
+struct request {
+	struct request_queue *q;
+	u32 rq_flags;
+	u32 __data_len;
+	void *part;
+	u64 start_time_ns;
+	u64 io_start_time_ns;
+};
+
+/* before 5.16, commit f3fa33acca9f */
+struct request___before_5_16 {
+	struct gendisk *rq_disk;
+};
+
+#pragma clang attribute pop
+
+/* include/linux/blk-mq.h; macros with fixed values before 6.11, commit 5f89154e8e9e */
+enum rqf_flags {
+	__RQF_FLUSH_SEQ = 1,
+	__RQF_IO_STAT = 8,
+};
+
+#endif

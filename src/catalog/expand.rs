@@ -1,0 +1,316 @@
+//! From module tables to the flat tables of metrics and instance domains that are registered.
+
+use std::collections::BTreeMap;
+
+use super::BucketUnit;
+use super::Buckets;
+use super::CUMULATIVE_INFINITY;
+use super::Fact;
+use super::From;
+use super::Histogram;
+use super::Keys;
+use super::Metric;
+use super::Module;
+use super::Over;
+use super::Plain;
+use super::Shape;
+use super::buckets;
+use crate::pmda;
+use crate::pmda::Semantics;
+use crate::pmda::Type;
+use crate::pmda::Units;
+
+/// Serial number of the instance domain of modules.
+const MODULES_SERIAL: u32 = 3;
+/// Serial numbers that one cluster owns.
+const SERIALS_PER_CLUSTER: u32 = 64;
+/// Instance numbers that one key owns in a domain of keys and buckets.
+const IDS_PER_KEY: i32 = 64;
+
+/// All modules, metrics and instance domains.
+#[derive(Debug)]
+pub struct Catalog {
+    /// With their cluster numbers.
+    pub modules: &'static [(u16, &'static Module)],
+    /// In the order of the tables.
+    pub metrics: Vec<Entry>,
+    /// By serial number.
+    pub indoms: BTreeMap<u32, IndomEntry>,
+}
+
+/// One metric and where its values live.
+#[derive(Debug)]
+pub struct Entry {
+    /// Position of its module.
+    pub module: usize,
+    /// What is registered.
+    pub metric: pmda::Metric,
+    /// Where its values live.
+    pub origin: Origin,
+}
+
+/// Where values live, for the source to read.
+#[derive(Debug, Clone, Copy)]
+pub enum Origin {
+    /// A fact about each module.
+    Status(Fact),
+    /// A 64-bit field.
+    Field(&'static str, Over),
+    /// The buckets of a histogram's field.
+    Buckets(&'static str, Over),
+    /// The sum of its buckets.
+    Count(&'static str, Over),
+    /// Its sum in this unit.
+    Sum(&'static str, Over, BucketUnit),
+    /// Its buckets, each with all below it.
+    Cumulative(&'static str, Over, BucketUnit),
+}
+
+/// One instance domain.
+#[derive(Debug)]
+pub struct IndomEntry {
+    /// Position of the module whose source knows its instances.
+    pub module: usize,
+    /// What is registered.
+    pub indom: pmda::Indom,
+    /// What its instances are.
+    pub kind: IndomKind,
+}
+
+/// What the instances of a domain are.
+#[derive(Debug, Clone, Copy)]
+pub enum IndomKind {
+    /// The modules; the number is the cluster.
+    Modules,
+    /// Keys; the number is the key's slot.
+    Keys(&'static Keys),
+    /// Buckets; the number is the bucket.
+    Buckets(BucketUnit),
+    /// Buckets of the cumulative form.
+    Cumulative(BucketUnit),
+    /// Keys and buckets; the number is slot * 64 + bucket, the name `key::bucket`.
+    KeyBuckets(&'static Keys, BucketUnit),
+    /// Keys and buckets of the cumulative form.
+    KeyCumulative(&'static Keys, BucketUnit),
+}
+
+impl IndomKind {
+    /// The instances, for these keys (slot and name).
+    #[must_use]
+    pub fn instances(self, modules: &[(u16, &Module)], keys: &[(i32, String)]) -> pmda::Instances {
+        let of_keys = |buckets: Vec<(i32, String)>| {
+            let rows = keys.iter().flat_map(move |(slot, key)| {
+                let buckets = buckets.clone();
+                buckets.into_iter().map(move |(id, name)| (slot * IDS_PER_KEY + id, format!("{key}::{name}")))
+            });
+            pmda::Instances::new(rows)
+        };
+        let plain = || buckets::all().map(|id| (id, buckets::name(id))).collect::<Vec<_>>();
+        let cumulative = |unit| buckets::cumulative(unit).map(|id| (id, buckets::le(id))).collect::<Vec<_>>();
+        match self {
+            Self::Modules => pmda::Instances::new(modules.iter().map(|(id, own)| (i32::from(*id), own.name))),
+            Self::Keys(_) => pmda::Instances::new(keys.iter().cloned()),
+            Self::Buckets(_) => pmda::Instances::new(plain()),
+            Self::Cumulative(unit) => pmda::Instances::new(cumulative(unit)),
+            Self::KeyBuckets(..) => of_keys(plain()),
+            Self::KeyCumulative(_, unit) => of_keys(cumulative(unit)),
+        }
+    }
+
+    /// Slot of the key and bucket that an instance number stands for.
+    #[must_use]
+    pub fn split(self, id: i32) -> (i32, i32) {
+        match self {
+            Self::Modules | Self::Keys(_) => (id, 0),
+            Self::Buckets(_) | Self::Cumulative(_) => (0, id),
+            Self::KeyBuckets(..) | Self::KeyCumulative(..) => (id / IDS_PER_KEY, id % IDS_PER_KEY),
+        }
+    }
+
+    /// The keys that its instances depend on.
+    #[must_use]
+    pub fn keys(self) -> Option<&'static Keys> {
+        match self {
+            Self::Keys(keys) | Self::KeyBuckets(keys, _) | Self::KeyCumulative(keys, _) => Some(keys),
+            Self::Modules | Self::Buckets(_) | Self::Cumulative(_) => None,
+        }
+    }
+
+    /// Labels of an instance as JSON. `key` says a key's name and whether it is stacked.
+    #[must_use]
+    pub fn labels(self, id: i32, key: impl Fn(i32) -> Option<(String, bool)>) -> Option<String> {
+        let (slot, bucket) = self.split(id);
+        let bounds = |unit: BucketUnit| {
+            let (lower, upper) = (buckets::lower(bucket), buckets::upper(bucket));
+            let unit = unit.label();
+            format!(
+                r#""statistic":"histogram","lower_bound":"{lower}","upper_bound":"{upper}","unit":"{unit}""#
+            )
+        };
+        let le = |unit: BucketUnit| format!(r#""le":"{}","unit":"{}""#, buckets::le(bucket), unit.label());
+        let of_key = |keys: &Keys| {
+            let (name, stacked) = key(slot)?;
+            Some(format!(r#""{}":"{}","stacked":{stacked}"#, keys.noun, escape(&name)))
+        };
+        let body = match self {
+            Self::Modules => return None,
+            Self::Keys(keys) => of_key(keys)?,
+            Self::Buckets(unit) => bounds(unit),
+            Self::Cumulative(unit) => le(unit),
+            Self::KeyBuckets(keys, unit) => format!("{},{}", of_key(keys)?, bounds(unit)),
+            Self::KeyCumulative(keys, unit) => format!("{},{}", of_key(keys)?, le(unit)),
+        };
+        Some(format!("{{{body}}}"))
+    }
+}
+
+/// Text inside a JSON string.
+fn escape(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).flat_map(|c| (c == '"' || c == '\\').then_some('\\').into_iter().chain([c])).collect()
+}
+
+impl Catalog {
+    /// Expands the tables of these modules.
+    #[must_use]
+    pub fn new(modules: &'static [(u16, &'static Module)]) -> Self {
+        let mut catalog = Self { modules, metrics: Vec::new(), indoms: BTreeMap::new() };
+        for (module, (cluster, own)) in modules.iter().enumerate() {
+            for metric in own.metrics {
+                match metric {
+                    Metric::Plain(plain) => catalog.add_plain(module, *cluster, plain),
+                    Metric::Histogram(histogram) => catalog.add_histogram(module, *cluster, histogram),
+                }
+            }
+        }
+        catalog
+    }
+
+    /// The metrics as they are registered.
+    #[must_use]
+    pub fn registered(&self) -> Vec<pmda::Metric> {
+        self.metrics.iter().map(|entry| entry.metric.clone()).collect()
+    }
+
+    /// The instance domains as they are registered.
+    #[must_use]
+    pub fn registered_indoms(&self) -> Vec<pmda::Indom> {
+        self.indoms.values().map(|entry| entry.indom.clone()).collect()
+    }
+
+    /// The keys of a module's rows.
+    #[must_use]
+    pub fn keys(&self, module: usize) -> Option<&'static Keys> {
+        match self.modules.get(module)?.1.shape {
+            Shape::Mapped(ref mapped) => mapped.rows.keys,
+            Shape::Status => None,
+        }
+    }
+
+    fn add_plain(&mut self, module: usize, cluster: u16, plain: &'static Plain) {
+        let (origin, indom) = match plain.from {
+            From::Status(fact) => (Origin::Status(fact), Some(self.modules_indom(module))),
+            From::Field(field, over) => (Origin::Field(field, over), self.key_indom(module, over)),
+        };
+        self.metrics.push(Entry {
+            module,
+            metric: pmda::Metric {
+                cluster,
+                item: plain.item,
+                name: format!("bpf.{}", plain.name),
+                ty: plain.ty,
+                semantics: plain.semantics,
+                units: plain.units,
+                indom,
+                oneline: plain.oneline.to_owned(),
+                help: paragraphs(plain.oneline, &plain.help.join(" ")),
+            },
+            origin,
+        });
+    }
+
+    fn add_histogram(&mut self, module: usize, cluster: u16, own: &'static Histogram) {
+        let Buckets { unit, over, .. } = *own.buckets;
+        let (buckets, cumulative) = self.bucket_indoms(module, cluster, own.buckets);
+        let singles = self.key_indom(module, over);
+        let name = format!("bpf.{}", own.name);
+        let mut add = |item, suffix: &str, units, indom, oneline: String, help: String, origin| {
+            self.metrics.push(Entry {
+                module,
+                metric: pmda::Metric {
+                    cluster,
+                    item: own.item + item,
+                    name: format!("{name}{suffix}"),
+                    ty: Type::U64,
+                    semantics: Semantics::Counter,
+                    units,
+                    indom,
+                    help: paragraphs(&oneline, &help),
+                    oneline,
+                },
+                origin,
+            });
+        };
+        add(0, "", Units::Count, Some(buckets), own.oneline.to_owned(), format!(
+            "{} Each instance is a power of two and counts the samples from its lower to its upper bound, \
+             both included, in {}seconds; labels repeat the bounds. All instances are always present.",
+            own.help.join(" "),
+            if unit == BucketUnit::Nanosecond { "nano" } else { "micro" },
+        ), Origin::Buckets(own.field, over));
+        add(1, "_count", Units::Count, singles, format!("Samples counted in {name}"),
+            format!("The sum of all instances of {name} at the same moment."), Origin::Count(own.field, over));
+        add(2, "_sum", unit.units(), singles, format!("Sum of the samples counted in {name}"),
+            format!("Exact, not estimated from buckets. May lead {name}_count by the sample that each CPU is \
+                     recording at that moment."), Origin::Sum(own.field, over, unit));
+        add(3, "_bucket", Units::Count, Some(cumulative), format!("{name} in Prometheus' cumulative form"),
+            format!("Each instance counts the samples of {name} up to the bound in its label le, which is \
+                     included; +Inf counts all."), Origin::Cumulative(own.field, over, unit));
+    }
+
+    fn modules_indom(&mut self, module: usize) -> u32 {
+        self.indom(module, MODULES_SERIAL, IndomKind::Modules, "The modules of this agent",
+            "One instance per module known, running or not. The number is the module's cluster.".to_owned())
+    }
+
+    fn key_indom(&mut self, module: usize, over: Over) -> Option<u32> {
+        let keys = self.keys(module).filter(|_| over == Over::Keys)?;
+        Some(self.indom(module, keys.serial, IndomKind::Keys(keys), &format!("The {}s seen", keys.noun), format!(
+            "Every {noun} that completed a request since the module was loaded, up to the number in option \
+             {option}; those beyond it are added up in the instance other (other-stacked where their requests \
+             reach another {noun} too). A {noun} that goes keeps its instance, and gets it back when it returns \
+             under the same name.",
+            noun = keys.noun, option = keys.option)))
+    }
+
+    fn bucket_indoms(&mut self, module: usize, cluster: u16, own: &'static Buckets) -> (u32, u32) {
+        let keys = self.keys(module).filter(|_| own.over == Over::Keys);
+        let serial = u32::from(cluster) * SERIALS_PER_CLUSTER + own.serial;
+        let (plain, cumulative) = match keys {
+            None => (IndomKind::Buckets(own.unit), IndomKind::Cumulative(own.unit)),
+            Some(keys) => (IndomKind::KeyBuckets(keys, own.unit), IndomKind::KeyCumulative(keys, own.unit)),
+        };
+        let prefix = keys.map_or(String::new(), |keys| {
+            format!(" per {noun}: the name is the {noun}'s, two colons and the bucket's, the number is slot * 64 + \
+                     bucket", noun = keys.noun)
+        });
+        (
+            self.indom(module, serial, plain, "Power-of-two buckets",
+                format!("Buckets in {}{prefix}.", own.unit.label())),
+            self.indom(module, serial + 1, cumulative, "Cumulative power-of-two buckets",
+                format!("Buckets in {}{prefix}, named by their upper bounds; +Inf is number \
+                         {CUMULATIVE_INFINITY}.", own.unit.label())),
+        )
+    }
+
+    fn indom(&mut self, module: usize, serial: u32, kind: IndomKind, oneline: &str, help: String) -> u32 {
+        self.indoms.entry(serial).or_insert_with(|| IndomEntry {
+            module,
+            indom: pmda::Indom { serial, help: paragraphs(oneline, &help), oneline: oneline.to_owned() },
+            kind,
+        });
+        serial
+    }
+}
+
+fn paragraphs(oneline: &str, help: &str) -> String {
+    if help.is_empty() { oneline.to_owned() } else { format!("{oneline}.\n{help}") }
+}

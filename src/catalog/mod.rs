@@ -1,0 +1,232 @@
+//! The vocabulary in which a module describes itself, and what follows from a description.
+//!
+//! A module is one static table ([`Module`]). Names, PMIDs, help, instance domains, the
+//! configuration file and the documentation are functions of it (see [`expand`] and
+//! [`render`]); code is written only where a value needs code.
+
+mod buckets;
+mod expand;
+pub mod render;
+
+pub use buckets::BucketUnit;
+pub use buckets::CUMULATIVE_INFINITY;
+pub use expand::Catalog;
+pub use expand::Entry;
+pub use expand::IndomKind;
+pub use expand::IndomEntry;
+pub use expand::Origin;
+
+use crate::pmda::Semantics;
+use crate::pmda::Type;
+use crate::pmda::Units;
+
+/// The compiled object of `bpf/<name>.bpf.c`, embedded.
+#[macro_export]
+macro_rules! object {
+    ($name:literal) => {
+        include_bytes!(concat!(env!("OUT_DIR"), "/", $name, ".bpf.o"))
+    };
+}
+
+/// Writes the list of modules: `cluster => name,` for each file of that name. The cluster
+/// number becomes part of every PMID of the module and is never used again for another.
+#[macro_export]
+macro_rules! modules {
+    ($($cluster:literal => $name:ident,)*) => {
+        $(mod $name;)*
+
+        /// Every module with its cluster number, in the order in which they were added.
+        pub static MODULES: &[(u16, &$crate::catalog::Module)] = &[$(($cluster, &$name::MODULE)),*];
+    };
+}
+
+/// One tool: one cluster of metrics and one section of the configuration.
+#[derive(Debug)]
+pub struct Module {
+    /// As in the configuration and in `bpf.module.*`.
+    pub name: &'static str,
+    /// One line.
+    pub summary: &'static str,
+    /// Whether it is on where the configuration does not mention it.
+    pub default: bool,
+    /// Its options beside `enabled`.
+    pub options: &'static [Opt],
+    /// Its metrics. Item numbers are for ever: a metric may go, its number does not return.
+    pub metrics: &'static [Metric],
+    /// Where its values come from.
+    pub shape: Shape,
+}
+
+/// An option of a module, a whole number. A program that declares a `const volatile u32` of
+/// this name reads the value there.
+#[derive(Debug)]
+pub struct Opt {
+    /// As in the configuration.
+    pub name: &'static str,
+    /// What is taken where the configuration does not say.
+    pub default: u32,
+    /// The least accepted.
+    pub min: u32,
+    /// The greatest accepted.
+    pub max: u32,
+    /// One line.
+    pub help: &'static str,
+}
+
+/// Where a module's values come from.
+#[derive(Debug)]
+pub enum Shape {
+    /// The plugin's knowledge of its own modules.
+    Status,
+    /// Counters that programs keep in mapped memory.
+    Mapped(Mapped),
+}
+
+/// A BPF object whose counters are read from mapped memory.
+#[derive(Debug)]
+pub struct Mapped {
+    /// The compiled object, from [`object!`](crate::object).
+    pub object: &'static [u8],
+    /// Every hook needs one of its programs, in order of preference. A program's section
+    /// names its attach point; the first one that this kernel has is taken.
+    pub hooks: &'static [&'static [&'static str]],
+    /// The map that holds the counters.
+    pub rows: Rows,
+}
+
+/// A map of rows, one per possible CPU, and per key where there are keys. Fields are named as
+/// in the C structure; a field `lost` counts what could not be recorded.
+#[derive(Debug)]
+pub struct Rows {
+    /// Name of the map.
+    pub map: &'static str,
+    /// Name of the C structure of a row.
+    pub layout: &'static str,
+    /// What rows belong to, `None` where to the whole host.
+    pub keys: Option<&'static Keys>,
+}
+
+/// What rows belong to: a map with one entry per key, found by the program itself. The C
+/// structure has `name` (text), `used` and `stacked` (32 bits): a stacked key's events are
+/// also counted under another key, so it is left out of sums over all keys.
+#[derive(Debug)]
+pub struct Keys {
+    /// Name of the map.
+    pub map: &'static str,
+    /// Name of the C structure of an entry.
+    pub layout: &'static str,
+    /// Serial number of the instance domain of keys, below 64: the agent's own.
+    pub serial: u32,
+    /// What a key is, for help and labels: `disk`.
+    pub noun: &'static str,
+    /// The option that bounds their number. Two further entries take what exceeds it.
+    pub option: &'static str,
+    /// The constant of the program that says how many rows a key has: one per CPU, or one for
+    /// all where those would take more than [`Keys::PER_CPU_BYTES`].
+    pub cpus: &'static str,
+}
+
+impl Keys {
+    /// Rows are per CPU while they fit into this.
+    pub const PER_CPU_BYTES: usize = 4 << 20;
+}
+
+/// Which rows a value is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Over {
+    /// All of them: one value for the host.
+    Host,
+    /// Those of one key: a value per key.
+    Keys,
+}
+
+/// A power-of-two histogram's instance domains, shared by histograms of the same kind.
+#[derive(Debug)]
+pub struct Buckets {
+    /// Serial within the cluster of the domain of buckets; the next one is that of the
+    /// cumulative form.
+    pub serial: u32,
+    /// What is counted in powers of two.
+    pub unit: BucketUnit,
+    /// Which rows a histogram is made of.
+    pub over: Over,
+}
+
+/// One line of a module's table.
+#[derive(Debug)]
+pub enum Metric {
+    /// One metric.
+    Plain(Plain),
+    /// Four metrics: `X`, `X_count`, `X_sum` and `X_bucket`, with consecutive item numbers.
+    Histogram(Histogram),
+}
+
+/// One metric.
+#[derive(Debug)]
+pub struct Plain {
+    /// Item number.
+    pub item: u16,
+    /// Name without the root.
+    pub name: &'static str,
+    /// Type of its values.
+    pub ty: Type,
+    /// Semantics of its values.
+    pub semantics: Semantics,
+    /// Units of its values.
+    pub units: Units,
+    /// Where a value lives.
+    pub from: From,
+    /// One line of help.
+    pub oneline: &'static str,
+    /// More help: sentences.
+    pub help: &'static [&'static str],
+}
+
+/// Where the value of a plain metric lives.
+#[derive(Debug, Clone, Copy)]
+pub enum From {
+    /// A 64-bit field of the rows.
+    Field(&'static str, Over),
+    /// What the plugin knows about each module.
+    Status(Fact),
+}
+
+/// A fact about a module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fact {
+    /// Whether it runs.
+    State,
+    /// Why it does not.
+    Reason,
+    /// What it is attached to.
+    Hooks,
+    /// How long loading took.
+    LoadTime,
+    /// Kernel memory of its maps.
+    MapBytes,
+    /// Time its programs took.
+    RunTime,
+    /// How often they ran.
+    RunCount,
+    /// What could not be recorded.
+    Lost,
+    /// How old its values are when fetched.
+    Age,
+}
+
+/// A power-of-two histogram.
+#[derive(Debug)]
+pub struct Histogram {
+    /// The first of four item numbers.
+    pub item: u16,
+    /// Name without the root.
+    pub name: &'static str,
+    /// The field of the rows: a structure with `bucket`, an array, and `sum`, nanoseconds.
+    pub field: &'static str,
+    /// Its instance domains.
+    pub buckets: &'static Buckets,
+    /// One line of help.
+    pub oneline: &'static str,
+    /// More help: sentences that say exactly what is counted.
+    pub help: &'static [&'static str],
+}

@@ -1,0 +1,251 @@
+//! The configuration: which modules are on, and their options.
+//!
+//! `bpf.conf` is an INI file with a section per module, `[runqlat]` or as in pmdabpf
+//! `[runqlat.so]`. Every mistake becomes one line that names the file, the line, what was
+//! found and what is accepted; the setting concerned keeps its default and the rest goes on.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use ini_core::Item;
+use ini_core::Parser;
+
+use crate::catalog::Module;
+
+/// Modules of pmdabpf: sections of these names are not mistakes even where we have no such
+/// module.
+const PMDABPF: &[&str] = &[
+    "bashreadline", "biolatency", "biosnoop", "execsnoop", "exitsnoop", "fsslower", "mountsnoop", "netatop",
+    "oomkill", "opensnoop", "runqlat", "statsnoop", "tcpconnect", "tcpconnlat", "vfsstat",
+];
+
+/// Larger files are not read further: no configuration is a megabyte long.
+const MAX_BYTES: usize = 1 << 20;
+
+/// What the configuration says about one module.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Whether it is to run.
+    pub enabled: bool,
+    /// Values of its options, in the order of its table.
+    pub options: Vec<(&'static str, u32)>,
+}
+
+impl Settings {
+    /// What holds where the configuration says nothing.
+    #[must_use]
+    pub fn default_of(module: &Module) -> Self {
+        Self {
+            enabled: module.default,
+            options: module.options.iter().map(|own| (own.name, own.default)).collect(),
+        }
+    }
+
+    /// The value of an option of the module's table.
+    #[must_use]
+    pub fn option(&self, name: &str) -> Option<u32> {
+        self.options.iter().find(|(own, _)| *own == name).map(|(_, value)| *value)
+    }
+}
+
+/// A mistake in a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mistake {
+    /// From 1.
+    pub line: usize,
+    /// What was found and what is accepted.
+    pub message: String,
+}
+
+/// A configuration as read.
+#[derive(Debug)]
+pub struct Config {
+    /// Of every module, in the order of the list given.
+    pub settings: Vec<Settings>,
+    /// In the order of the lines.
+    pub mistakes: Vec<Mistake>,
+    /// Modules of pmdabpf that the file switches on and we do not have.
+    pub missing: Vec<String>,
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.line, self.message)
+    }
+}
+
+/// Reads `path`.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn read(path: &Path, modules: &[&'static Module]) -> io::Result<Config> {
+    Ok(parse(&fs::read(path)?, modules))
+}
+
+/// Parses the bytes of a file.
+#[must_use]
+pub fn parse(bytes: &[u8], modules: &[&'static Module]) -> Config {
+    let mut reader = Reader {
+        modules,
+        settings: modules.iter().map(|own| Settings::default_of(own)).collect(),
+        mistakes: Vec::new(),
+        seen: BTreeMap::new(),
+        sections: BTreeMap::new(),
+        foreign: BTreeMap::new(),
+        section: Section::None,
+    };
+    if bytes.len() > MAX_BYTES {
+        reader.mistake(1, format!("the file has {} bytes; accepted: at most {MAX_BYTES}, the rest is not read", bytes.len()));
+    }
+    let bytes = bytes.get(..MAX_BYTES).unwrap_or(bytes);
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    for (index, line) in bytes.split(|&byte| byte == b'\n').enumerate() {
+        reader.line(index + 1, line);
+    }
+    let missing = reader.foreign.into_iter().filter(|(_, on)| *on).map(|(name, _)| name).collect();
+    Config { settings: reader.settings, mistakes: reader.mistakes, missing }
+}
+
+/// The section that lines belong to.
+#[derive(Clone, Copy)]
+enum Section {
+    /// Before the first.
+    None,
+    /// Of this module; `rank` is 1 for `[x]` and 0 for pmdabpf's `[x.so]`.
+    Module { at: usize, rank: u8 },
+    /// Of a module of pmdabpf that we do not have.
+    Foreign(&'static str),
+    /// Not known, said so once.
+    Unknown,
+}
+
+struct Reader<'m> {
+    modules: &'m [&'static Module],
+    settings: Vec<Settings>,
+    mistakes: Vec<Mistake>,
+    /// Where each option was set: module, option -> rank, line.
+    seen: BTreeMap<(usize, &'static str), (u8, usize)>,
+    /// Where each section was opened: module -> rank, line.
+    sections: BTreeMap<usize, (u8, usize)>,
+    foreign: BTreeMap<String, bool>,
+    section: Section,
+}
+
+impl Reader<'_> {
+    fn mistake(&mut self, line: usize, message: String) {
+        self.mistakes.push(Mistake { line, message });
+    }
+
+    fn line(&mut self, number: usize, bytes: &[u8]) {
+        let Ok(text) = str::from_utf8(bytes) else {
+            return self.mistake(number, format!("found {}, not UTF-8; the line is ignored", quote(&String::from_utf8_lossy(bytes))));
+        };
+        let text = text.trim();
+        if text.starts_with('#') {
+            return;
+        }
+        for item in Parser::new(text).auto_trim(true) {
+            match item {
+                Item::Section(name) => self.open(number, name),
+                Item::Property(key, Some(value)) => self.set(number, key, value),
+                Item::Property(found, None) | Item::Error(found) => self.mistake(
+                    number,
+                    format!("found {}; accepted: [module], option = value, # comment", quote(found)),
+                ),
+                Item::Comment(_) | Item::Blank | Item::SectionEnd => {}
+            }
+        }
+    }
+
+    fn open(&mut self, line: usize, name: &str) {
+        let (base, rank) = name.strip_suffix(".so").map_or((name, 1), |base| (base, 0));
+        if let Some(at) = self.modules.iter().position(|own| own.name == base) {
+            match self.sections.get(&at).copied() {
+                Some((before, first)) if before == rank => {
+                    self.mistake(line, format!("found a second section [{name}], the first is in line {first}; its options are added to the first's"));
+                }
+                Some((_, first)) => {
+                    self.mistake(line, format!("found both [{base}] and [{base}.so] (line {first}); what [{base}] says wins"));
+                }
+                None => {}
+            }
+            self.sections.entry(at).or_insert((rank, line));
+            self.section = Section::Module { at, rank };
+        } else if let Some(foreign) = PMDABPF.iter().find(|foreign| **foreign == base) {
+            self.section = Section::Foreign(foreign);
+        } else {
+            let known: Vec<&str> = self.modules.iter().map(|own| own.name).collect();
+            self.mistake(line, format!("found section {}; accepted: {}", quote(name), known.join(", ")));
+            self.section = Section::Unknown;
+        }
+    }
+
+    fn set(&mut self, line: usize, key: &str, value: &str) {
+        match self.section {
+            Section::Module { at, rank } => self.set_option(line, at, rank, key, value),
+            Section::Foreign(name) if key == "enabled" => {
+                self.foreign.insert(name.to_owned(), value.eq_ignore_ascii_case("true"));
+            }
+            Section::Foreign(_) | Section::Unknown => {}
+            Section::None => {
+                self.mistake(line, format!("found {} before the first section; accepted: a [module] first", quote(key)));
+            }
+        }
+    }
+
+    fn set_option(&mut self, line: usize, at: usize, rank: u8, key: &str, value: &str) {
+        let Some(module) = self.modules.get(at).copied() else { return };
+        let option = module.options.iter().find(|own| own.name == key);
+        let Some(name) = option.map(|own| own.name).or((key == "enabled").then_some("enabled")) else {
+            let known: Vec<&str> = ["enabled"].into_iter().chain(module.options.iter().map(|own| own.name)).collect();
+            return self.mistake(line, format!("found option {} in [{}]; accepted: {}", quote(key), module.name, known.join(", ")));
+        };
+        match self.seen.get(&(at, name)).copied() {
+            Some((before, first)) if before == rank => {
+                return self.mistake(line, format!("found {name} again in [{}]; the value in line {first} stays", module.name));
+            }
+            Some((before, _)) if before > rank => return,
+            _ => {}
+        }
+        let Some(settings) = self.settings.get_mut(at) else { return };
+        let accepted = match option {
+            None => match value.to_ascii_lowercase().as_str() {
+                "true" => Ok(settings.enabled = true),
+                "false" => Ok(settings.enabled = false),
+                _ => Err("true, false".to_owned()),
+            },
+            Some(own) => match value.parse::<u32>() {
+                Ok(number) if (own.min..=own.max).contains(&number) => {
+                    for (known, value) in &mut settings.options {
+                        if *known == own.name {
+                            *value = number;
+                        }
+                    }
+                    Ok(())
+                }
+                _ => Err(format!("a whole number from {} to {}", own.min, own.max)),
+            },
+        };
+        match accepted {
+            Ok(()) => {
+                self.seen.insert((at, name), (rank, line));
+            }
+            Err(accepted) => {
+                self.mistake(line, format!("found {name} = {} in [{}]; accepted: {accepted}", quote(value), module.name));
+            }
+        }
+    }
+}
+
+/// What was found, short and on one line.
+fn quote(found: &str) -> String {
+    const MAX: usize = 60;
+    let mut text: String = found.chars().take(MAX).flat_map(char::escape_default).collect();
+    if found.chars().nth(MAX).is_some() {
+        text.push_str("...");
+    }
+    format!("\"{text}\"")
+}

@@ -1,0 +1,20 @@
+//! Opening, loading and attaching BPF objects, and what is left of them afterwards: links,
+//! programs and mapped memory.
+
+mod fd;
+mod kernel;
+mod layout;
+mod load;
+mod memory;
+mod messages;
+mod program;
+
+pub use fd::HighDescriptors;
+pub use kernel::Kernel;
+pub use layout::Field;
+pub use layout::Layout;
+pub use load::Loaded;
+pub use load::Unavailable;
+pub use load::load;
+pub use memory::Memory;
+pub use program::RunStats;

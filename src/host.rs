@@ -1,0 +1,136 @@
+//! The modules of this process, loaded once and adopted by every interface.
+
+#![allow(unsafe_code)]
+
+use std::panic::AssertUnwindSafe;
+use std::panic::catch_unwind;
+use std::path::PathBuf;
+
+use once_cell::sync::OnceCell;
+
+use crate::agent::BpfAgent;
+use crate::catalog::Catalog;
+use crate::catalog::Module;
+use crate::catalog::Shape;
+use crate::config;
+use crate::config::Config;
+use crate::config::Settings;
+use crate::ebpf;
+use crate::ebpf::HighDescriptors;
+use crate::ebpf::Kernel;
+use crate::pmda;
+use crate::pmda::Dispatch;
+use crate::pmda::Level;
+use crate::pmda::log;
+use crate::source::Mapped;
+use crate::status::State;
+
+/// A list of modules and, once the first interface has been initialised, what became of them.
+pub struct Host {
+    modules: &'static [(u16, &'static Module)],
+    states: OnceCell<Vec<State>>,
+}
+
+impl Host {
+    /// A host for these modules, none loaded yet.
+    #[must_use]
+    pub const fn new(modules: &'static [(u16, &'static Module)]) -> Self {
+        Self { modules, states: OnceCell::new() }
+    }
+
+    /// The body of an init function. It fails only if libpcp_pmda refuses the interface: a
+    /// module that cannot run is a fact to be shown, not a failure of the agent.
+    ///
+    /// # Safety
+    /// `dispatch` points to an interface that lives as long as the process, as in PMDA(3).
+    pub unsafe fn init(&'static self, dispatch: *mut Dispatch) {
+        // SAFETY: the caller's promise, for every access in this function.
+        let domain = unsafe { (*dispatch).domain };
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            let states = self.states.get_or_init(|| load_all(self.modules));
+            let catalog = Catalog::new(self.modules);
+            let (metrics, indoms) = (catalog.registered(), catalog.registered_indoms());
+            let agent = BpfAgent::new(domain.unsigned_abs(), catalog, states);
+            // SAFETY: the caller's promise.
+            unsafe { pmda::register(dispatch, c"bpf", Box::new(agent), metrics, &indoms) }
+        }));
+        let error = match outcome {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error,
+            Err(_) => {
+                log(Level::Error, "bpf_init: panic; the agent is not started");
+                pmda::PmErr::Generic
+            }
+        };
+        // SAFETY: as above.
+        unsafe { (*dispatch).status = error.code() };
+    }
+}
+
+fn load_all(modules: &'static [(u16, &'static Module)]) -> Vec<State> {
+    let (path, settings) = configuration(modules);
+    let mut states: Vec<State> = Vec::with_capacity(modules.len());
+    let mut kernel = None;
+    let descriptors = HighDescriptors::raise();
+    for ((_, module), settings) in modules.iter().zip(settings) {
+        let state = match &module.shape {
+            Shape::Status => State::Own,
+            Shape::Mapped(_) if !settings.enabled => State::Disabled(match &path {
+                Some(path) => format!("disabled in {}", path.display()),
+                None => "disabled by default".to_owned(),
+            }),
+            Shape::Mapped(mapped) => {
+                let kernel = kernel.get_or_insert_with(Kernel::read);
+                match ebpf::load(module.name, mapped, &settings.options, kernel, &descriptors) {
+                    Ok(loaded) => State::Running(Mapped::new(loaded).into()),
+                    Err(unavailable) => {
+                        log(Level::Warning, &format!("module {} is unavailable: {unavailable}", module.name));
+                        State::Unavailable(unavailable)
+                    }
+                }
+            }
+        };
+        states.push(state);
+    }
+    let running: Vec<&str> = states
+        .iter()
+        .zip(modules)
+        .filter_map(|(state, (_, module))| matches!(state, State::Running(_)).then_some(module.name))
+        .collect();
+    log(Level::Info, &format!("bpf pmda init complete, running: {}", running.join(", ")));
+    states
+}
+
+/// Where the configuration is, and what it says about every module. Mistakes are logged.
+fn configuration(modules: &'static [(u16, &'static Module)]) -> (Option<PathBuf>, Vec<Settings>) {
+    let known: Vec<&'static Module> = modules.iter().map(|(_, module)| *module).collect();
+    let defaults = || known.iter().map(|module| Settings::default_of(module)).collect();
+    let Some(path) = config_path() else {
+        log(Level::Warning, "PCP_PMDAS_DIR is not set: using defaults");
+        return (None, defaults());
+    };
+    match config::read(&path, &known) {
+        Ok(Config { settings, mistakes, missing }) => {
+            for mistake in mistakes {
+                log(Level::Error, &format!("{}:{mistake}", path.display()));
+            }
+            if !missing.is_empty() {
+                let missing = missing.join(", ");
+                log(Level::Warning, &format!("{}: switched on but not part of this version: {missing}", path.display()));
+            }
+            (Some(path), settings)
+        }
+        Err(error) => {
+            log(Level::Info, &format!("{}: {error}; using defaults", path.display()));
+            (None, defaults())
+        }
+    }
+}
+
+/// `PMDA_BPFRS_CONFIG`, else `bpfrs/bpf.conf` in PCP's directory of agents.
+fn config_path() -> Option<PathBuf> {
+    match std::env::var_os("PMDA_BPFRS_CONFIG") {
+        Some(path) => Some(PathBuf::from(path)),
+        None => Some(pmda::config(c"PCP_PMDAS_DIR")?.join("bpfrs/bpf.conf")),
+    }
+}

@@ -1,0 +1,127 @@
+//! Messages to the host's log through pmNotifyErr(3), and two facts about the host.
+
+#![allow(unsafe_code)]
+
+use std::ffi::CStr;
+use std::ffi::CString;
+use std::ffi::c_int;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::SystemTime;
+use std::time::UNIX_EPOCH;
+
+use crate::ffi;
+
+/// How serious a message is (syslog(3)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    /// For the record.
+    Info,
+    /// Something was not as asked for; the rest goes on.
+    Warning,
+    /// Something does not work.
+    Error,
+}
+
+/// Lines let through in one window; a flood must neither fill a disk nor hide other agents.
+const LINES: u64 = 100;
+/// Seconds.
+const WINDOW: u64 = 60;
+
+/// Writes one line to the log, unless too many were written in the last minute.
+pub fn log(level: Level, message: &str) {
+    static LIMIT: Limit = Limit::new();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+    match LIMIT.admit(now / WINDOW) {
+        Admit::Yes => write(level, message),
+        Admit::After(0) => write(level, message),
+        Admit::After(suppressed) => {
+            write(Level::Warning, &format!("{suppressed} messages of the last minutes left out"));
+            write(level, message);
+        }
+        Admit::No => {}
+    }
+}
+
+fn write(level: Level, message: &str) {
+    let priority = match level {
+        Level::Info => ffi::LOG_INFO,
+        Level::Warning => ffi::LOG_WARNING,
+        Level::Error => ffi::LOG_ERR,
+    };
+    let line: String = message.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let Ok(line) = CString::new(line) else { return };
+    // SAFETY: the format takes one string, which is NUL-terminated and outlives the call.
+    unsafe { ffi::pmNotifyErr(priority as c_int, c"%s".as_ptr(), line.as_ptr()) };
+}
+
+struct Limit {
+    window: AtomicU64,
+    lines: AtomicU64,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Admit {
+    Yes,
+    /// The first of a window, and how many were left out before.
+    After(u64),
+    No,
+}
+
+impl Limit {
+    const fn new() -> Self {
+        Self { window: AtomicU64::new(0), lines: AtomicU64::new(0) }
+    }
+
+    fn admit(&self, window: u64) -> Admit {
+        if self.window.swap(window, Relaxed) != window {
+            return Admit::After(self.lines.swap(1, Relaxed).saturating_sub(LINES));
+        }
+        if self.lines.fetch_add(1, Relaxed) < LINES { Admit::Yes } else { Admit::No }
+    }
+}
+
+/// A variable of /etc/pcp.conf or the environment (pmGetConfig(3)).
+#[must_use]
+pub fn config(variable: &CStr) -> Option<PathBuf> {
+    // SAFETY: the argument is NUL-terminated; the result is null or a string that lives on.
+    let value = unsafe { ffi::pmGetOptionalConfig(variable.as_ptr()) };
+    if value.is_null() {
+        return None;
+    }
+    // SAFETY: not null, see above.
+    let value = unsafe { CStr::from_ptr(value) };
+    value.to_str().ok().map(PathBuf::from)
+}
+
+/// The name of the program we are in, `pmcd` where the host is the real one.
+#[must_use]
+pub fn program_name() -> String {
+    // SAFETY: returns a string that lives on, or null before pmSetProgname.
+    let name = unsafe { ffi::pmGetProgname() };
+    if name.is_null() {
+        return String::new();
+    }
+    // SAFETY: not null, see above.
+    unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_is_cut_and_counted() {
+        let limit = Limit::new();
+        assert_eq!(limit.admit(5), Admit::After(0));
+        for _ in 1..LINES {
+            assert_eq!(limit.admit(5), Admit::Yes);
+        }
+        for _ in 0..7 {
+            assert_eq!(limit.admit(5), Admit::No);
+        }
+        assert_eq!(limit.admit(6), Admit::After(7));
+        assert_eq!(limit.admit(6), Admit::Yes);
+    }
+}
