@@ -9,15 +9,22 @@
 #include <bpf/bpf_core_read.h>
 #include <bpf/bpf_tracing.h>
 
-#define NAME_WORDS 4
 #define MAX_DISKS 1024
-#define HINT_BITS 8
-#define GOLDEN_RATIO_64 0x61c8864680b583ebULL /* include/linux/hash.h */
+#define CLAIM_TRIES 4
 
 char LICENSE[] SEC("license") = "GPL";
 
+/* gendisk.disk_name, in words so that it is copied and compared in few instructions. */
+union disk_name {
+	u64 word[4];
+	char text[32];
+};
+
 const volatile u32 disks = 64; /* rows with a name; two more take the rest */
 const volatile u32 cpus = 1; /* rows per disk; 1: all CPUs share one */
+
+const volatile union disk_name other = { .text = "other" };
+const volatile union disk_name other_stacked = { .text = "other-stacked" };
 
 /* One per disk and CPU, a disk's rows adjacent. */
 struct biolatency_row {
@@ -25,121 +32,99 @@ struct biolatency_row {
 	struct hist_us queue; /* allocation to issue */
 	struct hist_us total; /* allocation to completion */
 	u64 unstamped; /* without a time of issue */
-	u64 lost; /* completed before they began: the clock lied */
+	u64 lost; /* no key, or completed before they began */
 } __attribute__((aligned(CACHE_LINE)));
 
 MAPPED(rows, struct biolatency_row);
 
 /* Whose rows these are. Written once, before used is set. */
 struct biolatency_key {
-	u64 name[NAME_WORDS]; /* gendisk.disk_name */
+	union disk_name name;
 	u32 stacked; /* its requests reach another disk, which counts them too */
 	u32 used;
 } __attribute__((aligned(CACHE_LINE)));
 
 MAPPED(keys, struct biolatency_key);
 
+u32 next_index; /* the first key that nobody has claimed */
+
 /* Which CPU may write a key: the one whose insertion succeeded. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, MAX_DISKS + 2);
+	__uint(max_entries, MAX_DISKS);
 	__type(key, u32);
 	__type(value, u32);
 } claims SEC(".maps");
 
-/* Where a name was found last, by its hash; always verified. */
+/* The index of a disk's key, by name. */
 struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1 << HINT_BITS);
-	__type(key, u32);
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_DISKS);
+	__type(key, union disk_name);
 	__type(value, u32);
-} hints SEC(".maps");
-
-static __always_inline bool same_name(struct biolatency_key *key, u64 *name)
-{
-	return key->name[0] == name[0] && key->name[1] == name[1] && key->name[2] == name[2] &&
-	       key->name[3] == name[3];
-}
-
-static __always_inline bool claim(u32 index, struct biolatency_key *key, u64 *name, u32 stacked)
-{
-	u32 one = 1;
-
-	if (bpf_map_update_elem(&claims, &index, &one, BPF_NOEXIST))
-		return false;
-	key->name[0] = name[0];
-	key->name[1] = name[1];
-	key->name[2] = name[2];
-	key->name[3] = name[3];
-	key->stacked = stacked;
-	/* a compiler barrier is enough: x86 keeps the order of stores, and elsewhere a reader
-	 * that sees used too early reads an empty name and looks again at its next request */
-	barrier();
-	key->used = 1;
-	return true;
-}
+} indices SEC(".maps");
 
 /* loop and request-based device mapper: the disks below count the same bytes */
-static __always_inline u32 is_stacked(u64 *name)
+static __always_inline u32 is_stacked(union disk_name *name)
 {
-	const char *c = (const char *)name;
+	const char *c = name->text;
 
 	return (c[0] == 'l' && c[1] == 'o' && c[2] == 'o' && c[3] == 'p') ||
 	       (c[0] == 'd' && c[1] == 'm' && c[2] == '-');
 }
 
-/*
- * The index of a disk's key: found by name, else the first free one, else one
- * of the two that take the rest. Two CPUs that meet a new disk at once may
- * each take a key; user space adds up keys of one name.
- */
-static __noinline int find_key(u64 *name)
+static __always_inline void write_key(u32 index, const volatile union disk_name *name, u32 stacked)
 {
-	struct biolatency_key *key;
-	u32 index, stacked;
+	struct biolatency_key *key = bpf_map_lookup_elem(&keys, &index);
+
+	if (!key)
+		return;
+	key->name = *name;
+	key->stacked = stacked;
+	barrier();
+	key->used = 1;
+}
+
+/*
+ * A key for a disk not seen before: the next free one, else one of the two
+ * that take the rest. Two CPUs that meet a new disk at once take a key each;
+ * user space adds up keys of one name. Negative where too many met at once.
+ */
+static __noinline int new_index(union disk_name *name)
+{
+	u32 index, tries, stacked, one = 1;
 
 	if (!name)
-		return 0;
+		return -1;
 	stacked = is_stacked(name);
-	for (index = 0; index < MAX_DISKS && index < disks; index++) {
-		u32 i = index;
-
-		key = bpf_map_lookup_elem(&keys, &i);
-		if (!key)
-			break;
-		if (key->used ? same_name(key, name) : claim(i, key, name, stacked))
-			return i;
+	for (tries = 0; tries < CLAIM_TRIES; tries++) {
+		index = next_index;
+		if (index >= disks) {
+			index = disks + stacked;
+			write_key(index, stacked ? &other_stacked : &other, stacked);
+			goto found;
+		}
+		/* whoever inserts owns the key; the others see the next one here */
+		if (!bpf_map_update_elem(&claims, &index, &one, BPF_NOEXIST)) {
+			next_index = index + 1;
+			write_key(index, name, stacked);
+			goto found;
+		}
 	}
-	index = disks + stacked;
-	key = bpf_map_lookup_elem(&keys, &index);
-	if (key && !key->used) {
-		u64 other[NAME_WORDS] = { stacked ? 0x74732d726568746fULL : 0x726568746fULL,
-					  stacked ? 0x64656b6361ULL : 0 };
-		claim(index, key, other, stacked);
-	}
+	return -1;
+found:
+	bpf_map_update_elem(&indices, name, &index, 0);
 	return index;
 }
 
-static __always_inline u32 key_of(struct gendisk *disk)
+static __always_inline int index_of(struct gendisk *disk)
 {
 	u64 *words = (u64 *)disk->disk_name;
-	u64 name[NAME_WORDS] = { words[0], words[1], words[2], words[3] };
-	u32 hash = ((name[0] ^ name[1]) * GOLDEN_RATIO_64) >> (64 - HINT_BITS);
-	u32 *hint = bpf_map_lookup_elem(&hints, &hash);
-	struct biolatency_key *key;
-	u32 index;
+	union disk_name name = { .word = { words[0], words[1], words[2], words[3] } };
+	u32 *known = bpf_map_lookup_elem(&indices, &name);
 
-	if (!hint)
-		return 0;
-	index = *hint;
-	key = bpf_map_lookup_elem(&keys, &index);
-	if (key && same_name(key, name))
-		return index;
-	index = find_key(name);
-	*hint = index;
-	return index;
+	return known ? (int)*known : new_index(&name);
 }
-
 
 /* As blk_account_io_done() decides. */
 static __always_inline bool counted_by_diskstats(struct request *rq)
@@ -150,16 +135,12 @@ static __always_inline bool counted_by_diskstats(struct request *rq)
 		io_stat = 1 << bpf_core_enum_value(enum rqf_flags, __RQF_IO_STAT);
 		flush_seq = 1 << bpf_core_enum_value(enum rqf_flags, __RQF_FLUSH_SEQ);
 	}
-	return rq->part && (rq->rq_flags & (io_stat | flush_seq)) == io_stat;
+	return (rq->rq_flags & (io_stat | flush_seq)) == io_stat;
 }
 
 static __always_inline struct gendisk *disk_of(struct request *rq)
 {
-	struct request___before_5_16 *old = (void *)rq;
-
-	if (bpf_core_field_exists(old->rq_disk))
-		return old->rq_disk;
-	return rq->q->disk;
+	return bpf_core_field_exists(rq->rq_disk) ? rq->rq_disk : rq->q->disk;
 }
 
 static __always_inline int completed(struct request *rq)
@@ -168,19 +149,21 @@ static __always_inline int completed(struct request *rq)
 	struct biolatency_row *row;
 	struct gendisk *disk;
 	u32 index;
+	int key;
 
 	if (!counted_by_diskstats(rq))
 		return 0;
 	disk = disk_of(rq);
 	if (!disk)
 		return 0;
-	index = key_of(disk) * cpus;
+	key = index_of(disk);
+	index = (key < 0 ? disks : key) * cpus;
 	if (cpus > 1)
 		index += bpf_get_smp_processor_id();
 	row = bpf_map_lookup_elem(&rows, &index);
 	if (!row)
 		return 0;
-	if (!start || now < start || now < issue || (issue && issue < start)) {
+	if (key < 0 || !start || now < start || now < issue || (issue && issue < start)) {
 		__sync_fetch_and_add(&row->lost, 1);
 		return 0;
 	}
@@ -205,5 +188,5 @@ int BPF_PROG(on_io_done, struct request *rq)
 SEC("tp_btf/block_rq_complete")
 int BPF_PROG(on_rq_complete, struct request *rq, int error, unsigned int bytes)
 {
-	return rq->__data_len > bytes ? 0 : completed(rq);
+	return rq->__data_len > bytes || !rq->part ? 0 : completed(rq);
 }

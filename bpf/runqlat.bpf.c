@@ -64,11 +64,7 @@ static __always_inline int queued(u32 pid)
 
 static __always_inline bool runnable(struct task_struct *task)
 {
-	struct task_struct___before_5_14 *old = (void *)task;
-
-	if (bpf_core_field_exists(task->__state))
-		return task->__state == 0;
-	return old->state == 0;
+	return bpf_core_field_exists(task->__state) ? task->__state == 0 : task->state == 0;
 }
 
 SEC("tp_btf/sched_wakeup")

@@ -3,9 +3,11 @@
  * The kernel types that the programs read, each with only the fields read.
  * preserve_access_index makes every access a CO-RE relocation: libbpf looks the
  * field up in the BTF of the running kernel, so offsets, order and the fields
- * left out here do not matter. A type whose name ends in ___word is a flavour:
- * libbpf drops the suffix when it matches, which is how one program reads the
- * same structure of older kernels.
+ * left out here do not matter. A field that only some kernels have stands here
+ * all the same and is read behind bpf_core_field_exists(). A flavour, a type of
+ * its own for older kernels (its name ends in ___word, which libbpf drops when
+ * it matches), is needed only where a field changed its type: libbpf searches
+ * the whole BTF for every type, about 1 ms each.
  */
 #ifndef PMDA_BPF_KERNEL_H
 #define PMDA_BPF_KERNEL_H
@@ -44,11 +46,7 @@ enum {
 struct task_struct {
 	int pid;
 	unsigned int __state;
-};
-
-/* before 5.14, commit 2f064a59a11f */
-struct task_struct___before_5_14 {
-	volatile long state;
+	volatile long state; /* before 5.14, commit 2f064a59a11f */
 };
 
 struct gendisk {
@@ -66,11 +64,7 @@ struct request {
 	void *part;
 	u64 start_time_ns;
 	u64 io_start_time_ns;
-};
-
-/* before 5.16, commit f3fa33acca9f */
-struct request___before_5_16 {
-	struct gendisk *rq_disk;
+	struct gendisk *rq_disk; /* before 5.16, commit f3fa33acca9f */
 };
 
 #pragma clang attribute pop

@@ -2,9 +2,12 @@
 
 #![allow(unsafe_code)]
 
+use std::mem;
 use std::panic::AssertUnwindSafe;
 use std::panic::catch_unwind;
 use std::path::PathBuf;
+use std::ptr;
+use std::thread;
 
 use once_cell::sync::OnceCell;
 
@@ -18,6 +21,7 @@ use crate::config::Settings;
 use crate::ebpf;
 use crate::ebpf::HighDescriptors;
 use crate::ebpf::Kernel;
+use crate::ebpf::Unavailable;
 use crate::pmda;
 use crate::pmda::Dispatch;
 use crate::pmda::Level;
@@ -69,28 +73,31 @@ impl Host {
 
 fn load_all(modules: &'static [(u16, &'static Module)]) -> Vec<State> {
     let (path, settings) = configuration(modules);
-    let mut states: Vec<State> = Vec::with_capacity(modules.len());
-    let mut kernel = None;
+    let kernel = OnceCell::new();
     let descriptors = HighDescriptors::raise();
-    for ((_, module), settings) in modules.iter().zip(settings) {
-        let state = match &module.shape {
-            Shape::Status => State::Own,
-            Shape::Mapped(_) if !settings.enabled => State::Disabled(match &path {
-                Some(path) => format!("disabled in {}", path.display()),
-                None => "disabled by default".to_owned(),
-            }),
-            Shape::Mapped(mapped) => {
-                let kernel = kernel.get_or_insert_with(Kernel::read);
-                match ebpf::load(module.name, mapped, &settings.options, kernel, &descriptors) {
-                    Ok(loaded) => State::Running(Mapped::new(loaded).into()),
-                    Err(unavailable) => {
-                        log(Level::Warning, &format!("module {} is unavailable: {unavailable}", module.name));
-                        State::Unavailable(unavailable)
-                    }
-                }
+    let decide = |module: &Module, settings: &Settings| match &module.shape {
+        Shape::Status => State::Own,
+        Shape::Mapped(_) if !settings.enabled => State::Disabled(match &path {
+            Some(path) => format!("disabled in {}", path.display()),
+            None => "disabled by default".to_owned(),
+        }),
+        Shape::Mapped(mapped) => {
+            let kernel = kernel.get_or_init(Kernel::read);
+            match ebpf::load(module.name, mapped, &settings.options, kernel, &descriptors) {
+                Ok(loaded) => State::Running(Mapped::new(loaded).into()),
+                Err(unavailable) => State::Unavailable(unavailable),
             }
-        };
-        states.push(state);
+        }
+    };
+    let states = in_parallel(modules.iter().zip(&settings), |((_, module), settings)| decide(module, settings));
+    let states: Vec<State> = states
+        .into_iter()
+        .map(|state| state.unwrap_or_else(|| State::Unavailable(Unavailable::Defect("panic while loading".to_owned()))))
+        .collect();
+    for (state, (_, module)) in states.iter().zip(modules) {
+        if let State::Unavailable(why) = state {
+            log(Level::Warning, &format!("module {} is unavailable: {why}", module.name));
+        }
     }
     let running: Vec<&str> = states
         .iter()
@@ -99,6 +106,43 @@ fn load_all(modules: &'static [(u16, &'static Module)]) -> Vec<State> {
         .collect();
     log(Level::Info, &format!("bpf pmda init complete, running: {}", running.join(", ")));
     states
+}
+
+/// The results of `work` on every item, each in a thread of its own; `None` of one that panicked.
+/// Signals belong to the host: the threads block them all.
+fn in_parallel<I: Send, T: Send>(items: impl Iterator<Item = I>, work: impl Fn(I) -> T + Sync) -> Vec<Option<T>> {
+    let blocked = BlockedSignals::all();
+    let work = &work;
+    let results = thread::scope(|scope| {
+        let threads: Vec<_> = items.map(|item| scope.spawn(move || work(item))).collect();
+        threads.into_iter().map(|thread| thread.join().ok()).collect()
+    });
+    drop(blocked);
+    results
+}
+
+/// Threads started while it lives inherit a mask that blocks all signals.
+struct BlockedSignals(libc::sigset_t);
+
+impl BlockedSignals {
+    fn all() -> Self {
+        // SAFETY: signal sets are plain data, filled before they are used; the mask is this
+        // thread's own.
+        unsafe {
+            let mut all = mem::zeroed();
+            let mut before = mem::zeroed();
+            libc::sigfillset(&mut all);
+            libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
+            Self(before)
+        }
+    }
+}
+
+impl Drop for BlockedSignals {
+    fn drop(&mut self) {
+        // SAFETY: the mask is the one that was in force before.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &self.0, ptr::null_mut()) };
+    }
 }
 
 /// Where the configuration is, and what it says about every module. Mistakes are logged.

@@ -2,28 +2,39 @@
 
 #![allow(unsafe_code)]
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
 use std::path::Path;
+use std::ptr;
+use std::slice;
 
-use libbpf_rs::btf::Btf;
-use libbpf_rs::btf::types::Typedef;
+use super::btf;
+
+const BTF: &str = "/sys/kernel/btf/vmlinux";
 
 /// Facts about the running kernel, read once for all modules that are loaded together.
+#[derive(Debug)]
 pub struct Kernel {
-    btf: Result<Btf<'static>, String>,
+    tracepoints: Result<BTreeSet<String>, String>,
     possible_cpus: usize,
 }
 
 impl Kernel {
-    /// Reads them. Takes some milliseconds and, while it lives, the memory of vmlinux's BTF.
+    /// Reads them, in some milliseconds.
     #[must_use]
     pub fn read() -> Self {
-        const BTF: &str = "/sys/kernel/btf/vmlinux";
-        let btf = match fs::metadata(BTF) {
-            Err(error) => Err(format!("kernel has no BTF ({BTF}: {error}); needs CONFIG_DEBUG_INFO_BTF")),
-            Ok(_) => Btf::from_path(Path::new(BTF)).map_err(|error| format!("{BTF}: {error}")),
-        };
-        Self { btf, possible_cpus: libbpf_rs::num_possible_cpus().unwrap_or(1) }
+        // include/trace/bpf_probe.h declares a typedef btf_trace_<name> per tracepoint
+        let tracepoints = with_contents(Path::new(BTF), |bytes| btf::typedefs(bytes, "btf_trace_"))
+            .map_err(|error| error.to_string())
+            .and_then(|found| found.ok_or_else(|| "not BTF".to_owned()));
+        Self {
+            tracepoints: tracepoints
+                .map_err(|error| format!("kernel has no BTF ({BTF}: {error}); needs CONFIG_DEBUG_INFO_BTF")),
+            possible_cpus: libbpf_rs::num_possible_cpus().unwrap_or(1),
+        }
     }
 
     /// CPUs that can ever appear: the rows of a per-CPU array.
@@ -37,13 +48,31 @@ impl Kernel {
     /// # Errors
     /// When nothing can be told, and why.
     pub fn has(&self, section: &str) -> Result<bool, String> {
-        let btf = self.btf.as_ref().map_err(Clone::clone)?;
+        let tracepoints = self.tracepoints.as_ref().map_err(Clone::clone)?;
         match section.split_once('/') {
-            // include/trace/bpf_probe.h declares a typedef btf_trace_<name> per tracepoint
-            Some(("tp_btf", name)) => Ok(btf.type_by_name::<Typedef<'_>>(&format!("btf_trace_{name}")).is_some()),
+            Some(("tp_btf", name)) => Ok(tracepoints.contains(name)),
             _ => Err(format!("section {section} is not one that can be looked up")),
         }
     }
+}
+
+/// Looks at the contents of a file, mapped where it can be: sysfs gives out BTF in 1400 reads
+/// of a page each, and maps it from 6.16 on.
+fn with_contents<T>(path: &Path, look: impl Fn(&[u8]) -> T) -> io::Result<T> {
+    let file = File::open(path)?;
+    let len = usize::try_from(file.metadata()?.len()).unwrap_or(0);
+    // SAFETY: a new private mapping at an address of the kernel's choice.
+    let start = unsafe {
+        libc::mmap(ptr::null_mut(), len, libc::PROT_READ, libc::MAP_PRIVATE | libc::MAP_POPULATE, file.as_raw_fd(), 0)
+    };
+    if start == libc::MAP_FAILED {
+        return Ok(look(&fs::read(path)?));
+    }
+    // SAFETY: len bytes are mapped, and the kernel's BTF does not change.
+    let result = look(unsafe { slice::from_raw_parts(start.cast(), len) });
+    // SAFETY: mapped above, no longer referred to.
+    unsafe { libc::munmap(start, len) };
+    Ok(result)
 }
 
 /// Why this process may not load programs, `None` where its capabilities suffice.

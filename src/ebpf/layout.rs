@@ -7,7 +7,9 @@ use libbpf_rs::HasSize;
 use libbpf_rs::btf::Btf;
 use libbpf_rs::btf::BtfType;
 use libbpf_rs::btf::types::Array;
+use libbpf_rs::btf::types::Composite;
 use libbpf_rs::btf::types::DataSec;
+use libbpf_rs::btf::types::Int;
 use libbpf_rs::btf::types::MemberAttr;
 use libbpf_rs::btf::types::Struct;
 use libbpf_rs::btf::types::Var;
@@ -81,8 +83,11 @@ impl Layout {
 }
 
 fn size_of_type(ty: BtfType<'_>) -> usize {
-    match Array::try_from(ty) {
-        Ok(array) => array.capacity() * size_of_type(array.contained_type().skip_mods_and_typedefs()),
-        Err(ty) => libbpf_rs::btf::types::Int::try_from(ty).map_or(0, |int| int.bits as usize / 8),
+    if let Ok(array) = Array::try_from(ty) {
+        return array.capacity() * size_of_type(array.contained_type().skip_mods_and_typedefs());
+    }
+    match Composite::try_from(ty) {
+        Ok(composite) => composite.size(),
+        Err(ty) => Int::try_from(ty).map_or(0, |int| int.bits as usize / 8),
     }
 }

@@ -1,6 +1,9 @@
 //! From a module's table to running programs and mapped memory.
 
+#![allow(unsafe_code)]
+
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::fs;
 use std::io;
@@ -10,6 +13,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 use std::time::Instant;
 
+use libbpf_rs::AsRawLibbpf as _;
 use libbpf_rs::ErrorKind;
 use libbpf_rs::MapCore as _;
 use libbpf_rs::Object;
@@ -89,19 +93,21 @@ pub fn load(
     descriptors: &HighDescriptors,
 ) -> Result<Loaded, Unavailable> {
     let start = Instant::now();
-    let (btf, said) = messages::captured(|| Btf::from_raw(name, mapped.object));
-    let Ok(Some(btf)) = btf else {
-        return Err(Unavailable::Defect(format!("object has no BTF: {}", said.join("; "))));
-    };
-    let sections = sections(mapped.object)?;
-    let plan = Plan::new(name, mapped, options, kernel, &btf)?;
+    let open = open(mapped.object)?;
+    let sections = sections(&open);
+    let plan = Plan::new(name, mapped, options, kernel, &open)?;
+    let mut first = Some(open);
     let hooks = mapped.hooks.iter().map(|hook| present(hook, &sections, kernel)).collect::<Result<Vec<_>, _>>()?;
     let longest = hooks.iter().map(Vec::len).max().unwrap_or(0);
     let mut refusals: Vec<(String, Unavailable)> = Vec::new();
     for attempt in 0..longest.max(1) {
         let chosen: Vec<&Candidate> =
             hooks.iter().filter_map(|hook| hook.get(attempt.min(hook.len().saturating_sub(1)))).collect();
-        let (outcome, said) = messages::captured(|| plan.run(&chosen, descriptors));
+        let open = match first.take() {
+            Some(open) => open,
+            None => self::open(mapped.object)?,
+        };
+        let (outcome, said) = messages::captured(|| plan.run(open, &chosen, descriptors));
         match outcome {
             Ok(mut loaded) => {
                 loaded.load_time = start.elapsed();
@@ -123,12 +129,15 @@ struct Candidate {
     section: String,
 }
 
-/// Sections of the object's programs by their names.
-fn sections(object: &[u8]) -> Result<BTreeMap<String, String>, Unavailable> {
+fn open(object: &[u8]) -> Result<OpenObject, Unavailable> {
     let (open, said) = messages::captured(|| ObjectBuilder::default().open_memory(object));
-    let open = open.map_err(|error| Unavailable::Defect(format!("{error}: {}", said.join("; "))))?;
-    let text = |name: &std::ffi::OsStr| name.to_string_lossy().into_owned();
-    Ok(open.progs().map(|program| (text(program.name()), text(program.section()))).collect())
+    open.map_err(|error| Unavailable::Defect(format!("object: {error}: {}", said.join("; "))))
+}
+
+/// Sections of the object's programs by their names.
+fn sections(open: &OpenObject) -> BTreeMap<String, String> {
+    let text = |name: &OsStr| name.to_string_lossy().into_owned();
+    open.progs().map(|program| (text(program.name()), text(program.section()))).collect()
 }
 
 /// Those programs of a hook that this kernel has a place for.
@@ -173,10 +182,13 @@ impl<'a> Plan<'a> {
         mapped: &'a Mapped,
         options: &[(&'static str, u32)],
         kernel: &Kernel,
-        btf: &Btf<'_>,
+        open: &OpenObject,
     ) -> Result<Self, Unavailable> {
+        // SAFETY: the object is open for as long as it is borrowed.
+        let btf = Btf::from_bpf_object(unsafe { open.as_libbpf_object().as_ref() });
+        let Ok(Some(btf)) = btf else { return Err(Unavailable::Defect("object has no BTF".to_owned())) };
         let layout = |name: &str| {
-            Layout::of_struct(btf, name).ok_or_else(|| Unavailable::Defect(format!("object has no structure {name}")))
+            Layout::of_struct(&btf, name).ok_or_else(|| Unavailable::Defect(format!("object has no structure {name}")))
         };
         let rows = layout(mapped.rows.layout)?;
         let keys = mapped.rows.keys.map(|keys| layout(keys.layout)).transpose()?;
@@ -195,7 +207,7 @@ impl<'a> Plan<'a> {
                 (count, per_key)
             }
         };
-        let rodata = Layout::of_section(btf, ".rodata").unwrap_or_default();
+        let rodata = Layout::of_section(&btf, ".rodata").unwrap_or_default();
         let constants = values
             .iter()
             .filter_map(|(constant, value)| rodata.field(constant).map(|field| (field.offset, *value)))
@@ -206,8 +218,12 @@ impl<'a> Plan<'a> {
         Ok(Self { mapped, constants, rows, keys, row_count, key_count, rows_per_key, shared })
     }
 
-    fn run(&self, chosen: &[&Candidate], descriptors: &HighDescriptors) -> libbpf_rs::Result<Loaded> {
-        let mut open = ObjectBuilder::default().open_memory(self.mapped.object)?;
+    fn run(
+        &self,
+        mut open: OpenObject,
+        chosen: &[&Candidate],
+        descriptors: &HighDescriptors,
+    ) -> libbpf_rs::Result<Loaded> {
         self.prepare(&mut open, chosen)?;
         let object = open.load()?;
         let mut links = Vec::new();

@@ -1,6 +1,7 @@
 //! Opening, loading and attaching BPF objects, and what is left of them afterwards: links,
 //! programs and mapped memory.
 
+mod btf;
 mod fd;
 mod kernel;
 mod layout;

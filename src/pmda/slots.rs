@@ -31,7 +31,7 @@ impl Slots {
     /// only inside pmcd: a client that loads the agent into itself, perhaps as another user,
     /// must not leave files that pmcd cannot replace.
     pub fn slot(&mut self, name: &str) -> Option<i32> {
-        let name = CString::new(name).ok()?;
+        let name = CString::new(name).ok().filter(|name| !name.is_empty())?;
         let (mut known, cached) = (0, ptr::null_mut());
         // SAFETY: the name is a string and is copied; the rest are places for answers.
         let state = unsafe { ffi::pmdaCacheLookupName(self.indom, name.as_ptr(), &mut known, cached) };
