@@ -11,6 +11,8 @@
 
 #define MAX_DISKS 1024
 #define CLAIM_TRIES 4
+#define HINT_BITS 8
+#define GOLDEN_RATIO_64 0x61c8864680b583ebULL /* include/linux/hash.h */
 
 char LICENSE[] SEC("license") = "GPL";
 
@@ -26,12 +28,19 @@ const volatile u32 cpus = 1; /* rows per disk; 1: all CPUs share one */
 const volatile union disk_name other = { .text = "other" };
 const volatile union disk_name other_stacked = { .text = "other-stacked" };
 
-/* One per disk and CPU, a disk's rows adjacent. */
+/*
+ * One per disk and CPU, a disk's rows adjacent. Between two requests all of it
+ * leaves the cache, so what every request needs lies together.
+ */
 struct biolatency_row {
-	struct hist_us latency; /* issue to completion */
-	struct hist_us queue; /* allocation to issue */
-	struct hist_us total; /* allocation to completion */
+	union disk_name name; /* of the key, to verify hints */
+	u64 latency_sum;
+	u64 queue_sum;
+	u64 total_sum;
 	u64 unstamped; /* without a time of issue */
+	u64 queue[HIST_US_BUCKETS]; /* allocation to issue */
+	u64 latency[HIST_US_BUCKETS]; /* issue to completion */
+	u64 total[HIST_US_BUCKETS]; /* allocation to completion */
 	u64 lost; /* no key, or completed before they began */
 } __attribute__((aligned(CACHE_LINE)));
 
@@ -63,6 +72,20 @@ struct {
 	__type(key, union disk_name);
 	__type(value, u32);
 } indices SEC(".maps");
+
+/* Where a name was found last, by its hash: cheaper than a hash table, and verified. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1 << HINT_BITS);
+	__type(key, u32);
+	__type(value, u32);
+} hints SEC(".maps");
+
+static __always_inline bool same_name(const union disk_name *a, const union disk_name *b)
+{
+	return a->word[0] == b->word[0] && a->word[1] == b->word[1] && a->word[2] == b->word[2] &&
+	       a->word[3] == b->word[3];
+}
 
 /* loop and request-based device mapper: the disks below count the same bytes */
 static __always_inline u32 is_stacked(union disk_name *name)
@@ -117,13 +140,42 @@ found:
 	return index;
 }
 
-static __always_inline int index_of(struct gendisk *disk)
+static __always_inline struct biolatency_row *row_at(u32 index)
+{
+	index *= cpus;
+	if (cpus > 1)
+		index += bpf_get_smp_processor_id();
+	return bpf_map_lookup_elem(&rows, &index);
+}
+
+static __always_inline struct biolatency_row *row_of(struct gendisk *disk)
 {
 	u64 *words = (u64 *)disk->disk_name;
 	union disk_name name = { .word = { words[0], words[1], words[2], words[3] } };
-	u32 *known = bpf_map_lookup_elem(&indices, &name);
+	u32 hash = (name.word[0] ^ name.word[1]) * GOLDEN_RATIO_64 >> (64 - HINT_BITS);
+	u32 *hint = bpf_map_lookup_elem(&hints, &hash);
+	struct biolatency_row *row;
+	u32 *known;
+	int index;
 
-	return known ? (int)*known : new_index(&name);
+	if (!hint)
+		return NULL;
+	row = row_at(*hint);
+	if (row && same_name(&row->name, &name))
+		return row;
+	known = bpf_map_lookup_elem(&indices, &name);
+	index = known ? (int)*known : new_index(&name);
+	if (index < 0) {
+		row = row_at(disks);
+		if (row)
+			count(&row->lost, 1, true);
+		return NULL;
+	}
+	*hint = index;
+	row = row_at(index);
+	if (row && (u32)index < disks)
+		row->name = name;
+	return row;
 }
 
 /* As blk_account_io_done() decides. */
@@ -145,35 +197,32 @@ static __always_inline struct gendisk *disk_of(struct request *rq)
 
 static __always_inline int completed(struct request *rq)
 {
-	u64 now = bpf_ktime_get_ns(), start = rq->start_time_ns, issue = rq->io_start_time_ns;
+	u64 now, start = rq->start_time_ns, issue = rq->io_start_time_ns;
 	struct biolatency_row *row;
 	struct gendisk *disk;
-	u32 index;
-	int key;
+	bool shared = cpus == 1;
 
 	if (!counted_by_diskstats(rq))
 		return 0;
 	disk = disk_of(rq);
-	if (!disk)
-		return 0;
-	key = index_of(disk);
-	index = (key < 0 ? disks : key) * cpus;
-	if (cpus > 1)
-		index += bpf_get_smp_processor_id();
-	row = bpf_map_lookup_elem(&rows, &index);
+	row = disk ? row_of(disk) : NULL;
 	if (!row)
 		return 0;
-	if (key < 0 || !start || now < start || now < issue || (issue && issue < start)) {
-		__sync_fetch_and_add(&row->lost, 1);
+	now = bpf_ktime_get_ns();
+	if (!start || now < start || now < issue || (issue && issue < start)) {
+		count(&row->lost, 1, shared);
 		return 0;
 	}
-	hist_us_add_atomic(&row->total, now - start);
+	count(&row->total[hist_us_bucket(now - start)], 1, shared);
+	count(&row->total_sum, now - start, shared);
 	if (!issue) {
-		__sync_fetch_and_add(&row->unstamped, 1);
+		count(&row->unstamped, 1, shared);
 		return 0;
 	}
-	hist_us_add_atomic(&row->latency, now - issue);
-	hist_us_add_atomic(&row->queue, issue - start);
+	count(&row->latency[hist_us_bucket(now - issue)], 1, shared);
+	count(&row->latency_sum, now - issue, shared);
+	count(&row->queue[hist_us_bucket(issue - start)], 1, shared);
+	count(&row->queue_sum, issue - start, shared);
 	return 0;
 }
 

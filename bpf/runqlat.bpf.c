@@ -17,8 +17,9 @@ char LICENSE[] SEC("license") = "GPL";
 
 /* One per CPU. */
 struct runqlat_row {
-	struct hist_ns latency;
+	u64 latency_sum;
 	u64 lost; /* switched in without a stamp: collision, or queued before we came */
+	u64 latency[HIST_NS_BUCKETS];
 } __attribute__((aligned(CACHE_LINE)));
 
 MAPPED(rows, struct runqlat_row);
@@ -104,6 +105,7 @@ int BPF_PROG(on_switch, bool preempt, struct task_struct *prev, struct task_stru
 		return 0;
 	}
 	stamp->ktime = 0;
-	hist_ns_add(&row->latency, now - since);
+	row->latency[hist_ns_bucket(now - since)]++;
+	row->latency_sum += now - since;
 	return 0;
 }

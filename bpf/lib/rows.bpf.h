@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Rows of counters in arrays that user space maps into its memory and reads
- * without a system call. Histograms count powers of two: bucket i holds the
- * values from 2^i to 2^(i+1)-1, bucket 0 also the value 0, the last is open.
+ * without a system call. A histogram x is an array of a row, x, and the sum of
+ * its samples in nanoseconds, x_sum. Bucket i holds the values from 2^i to
+ * 2^(i+1)-1, bucket 0 also the value 0, the last is open.
  */
 #ifndef PMDA_BPF_ROWS_H
 #define PMDA_BPF_ROWS_H
@@ -23,65 +24,69 @@
 		__type(value, row);                 \
 	} map SEC(".maps")
 
-/* Nanoseconds; 63 bits are enough for 292 years. */
-struct hist_ns {
-	u64 bucket[64];
-	u64 sum;
-};
+/* 1 if value > bound, without a branch. Both are below 2^63, as every duration is. */
+static __always_inline u64 exceeds(u64 value, u64 bound)
+{
+	return (bound - value) >> 63;
+}
 
-/* Microseconds; the last bucket begins at 2^31, 35 minutes. */
-struct hist_us {
-	u64 bucket[32];
-	u64 sum; /* nanoseconds */
-};
-
+/*
+ * Branches would be mispredicted about every other time, and the verifier
+ * would follow each of the 64 ways through them.
+ */
 static __always_inline u32 log2_u64(u64 value)
 {
-	u32 log = 0;
+	u64 log, shift;
 
-	if (value >> 32) {
-		value >>= 32;
-		log = 32;
-	}
-	if (value >> 16) {
-		value >>= 16;
-		log += 16;
-	}
-	if (value >> 8) {
-		value >>= 8;
-		log += 8;
-	}
-	if (value >> 4) {
-		value >>= 4;
-		log += 4;
-	}
-	if (value >> 2) {
-		value >>= 2;
-		log += 2;
-	}
-	return log + (value >> 1);
+	log = exceeds(value, 0xffffffff) << 5;
+	value >>= log;
+	shift = exceeds(value, 0xffff) << 4;
+	value >>= shift;
+	log += shift;
+	shift = exceeds(value, 0xff) << 3;
+	value >>= shift;
+	log += shift;
+	shift = exceeds(value, 0xf) << 2;
+	value >>= shift;
+	log += shift;
+	shift = exceeds(value, 3) << 1;
+	value >>= shift;
+	return log + shift + (value >> 1);
 }
 
-/* For rows that one CPU alone writes, with interrupts off. */
-static __always_inline void hist_ns_add(struct hist_ns *hist, u64 ns)
+#define HIST_NS_BUCKETS 64 /* 292 years */
+#define HIST_US_BUCKETS 32 /* the last begins at 2^31, 35 minutes */
+
+static __always_inline u32 hist_ns_bucket(u64 ns)
 {
-	hist->bucket[log2_u64(ns) & 63]++;
-	hist->sum += ns;
+	return log2_u64(ns) & (HIST_NS_BUCKETS - 1);
 }
 
-/* Not static: the verifier looks at a global function once, not at every call. */
-__weak __noinline u32 hist_us_bucket(u64 ns)
+/*
+ * The bucket of a duration in microseconds, without dividing: 1000 lies between
+ * 2^9 and 2^10, so the answer is log2(ns) less 9 or 10, and one comparison tells.
+ */
+static __always_inline u32 hist_us_bucket(u64 ns)
 {
-	u32 bucket = log2_u64(ns / 1000);
+	u32 log = log2_u64(ns), bucket;
 
-	return bucket < 32 ? bucket : 31;
+	if (log < 10)
+		return 0;
+	bucket = log - 10 + (1 - exceeds(1000ULL << ((log - 9) & 63), ns));
+	return bucket < HIST_US_BUCKETS ? bucket : HIST_US_BUCKETS - 1;
 }
 
-/* For rows that may be written to from several contexts at once. */
-static __always_inline void hist_us_add_atomic(struct hist_us *hist, u64 ns)
+/*
+ * shared: other CPUs write to the row too. A row of one CPU needs no atomics:
+ * the kernel does not run a program while it is running on that CPU (before
+ * 6.2, commit 05b24ff9b2cf, an interrupt between load and store could undo one).
+ */
+static __always_inline void count(u64 *counter, u64 by, bool shared)
 {
-	__sync_fetch_and_add(&hist->bucket[hist_us_bucket(ns) & 31], 1);
-	__sync_fetch_and_add(&hist->sum, ns);
+	if (shared)
+		__sync_fetch_and_add(counter, by);
+	else
+		*counter += by;
 }
 
 #endif

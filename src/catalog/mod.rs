@@ -221,7 +221,8 @@ pub struct Histogram {
     pub item: u16,
     /// Name without the root.
     pub name: &'static str,
-    /// The field of the rows: a structure with `bucket`, an array, and `sum`, nanoseconds.
+    /// The field of the rows with its buckets; the field `<field>_sum` is their sum in
+    /// nanoseconds.
     pub field: &'static str,
     /// Its instance domains.
     pub buckets: &'static Buckets,

@@ -188,9 +188,9 @@ impl Reader {
             Origin::Status(_) => return,
             Origin::Field(field, over) => (over, layout.field(field)),
             Origin::Buckets(field, over) | Origin::Count(field, over) | Origin::Cumulative(field, over, _) => {
-                (over, layout.field(&format!("{field}.bucket")))
+                (over, layout.field(field))
             }
-            Origin::Sum(field, over, _) => (over, layout.field(&format!("{field}.sum"))),
+            Origin::Sum(field, over, _) => (over, layout.field(&format!("{field}_sum"))),
         };
         let Some(Field { offset, size }) = field else { return };
         let (first, len) = (offset / WORD, size / WORD);
