@@ -47,7 +47,7 @@ impl BucketUnit {
 
     /// The last bucket that the cumulative form shows before `+Inf`: 18 minutes, 134 seconds.
     #[must_use]
-    pub(super) const fn last_cumulative(self) -> i32 {
+    pub const fn last_cumulative(self) -> i32 {
         match self {
             Self::Nanosecond => 39,
             Self::Microsecond => 26,

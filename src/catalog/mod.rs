@@ -30,13 +30,14 @@ macro_rules! object {
 
 /// Writes the list of modules: `cluster => name,` for each file of that name. The cluster
 /// number becomes part of every PMID of the module and is never used again for another.
+/// Another agent may take over modules from here with `use cluster => path::MODULE;` first.
 #[macro_export]
 macro_rules! modules {
-    ($($cluster:literal => $name:ident,)*) => {
-        $(mod $name;)*
+    ($(use $known:literal => $at:path;)* $($cluster:literal => $name:ident,)*) => {
+        $(pub mod $name;)*
 
         /// Every module with its cluster number, in the order in which they were added.
-        pub static MODULES: &[(u16, &$crate::catalog::Module)] = &[$(($cluster, &$name::MODULE)),*];
+        pub static MODULES: &[(u16, &$crate::catalog::Module)] = &[$(($known, &$at),)* $(($cluster, &$name::MODULE)),*];
     };
 }
 

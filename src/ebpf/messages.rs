@@ -29,10 +29,10 @@ fn keep(_level: PrintLevel, message: String) {
     });
 }
 
-/// The line that tells most about a failure: the verifier's last word before its statistics,
-/// else libbpf's last line that is not its hint about `ulimit -l`, which no longer applies
-/// where maps are accounted to a control group.
-pub(super) fn telling(lines: &[String]) -> Option<&str> {
+/// What tells most about a failure: the program and the verifier's last word on it before its
+/// statistics, else libbpf's last line that is not its hint about `ulimit -l`, which no longer
+/// applies where maps are accounted to a control group.
+pub(super) fn telling(lines: &[String]) -> Option<String> {
     let log_end = lines.iter().rposition(|line| line.contains("END PROG LOAD LOG"));
     let log = log_end.and_then(|end| lines.get(..end)).unwrap_or_default();
     let verifier = log
@@ -40,7 +40,14 @@ pub(super) fn telling(lines: &[String]) -> Option<&str> {
         .rev()
         .find(|line| !line.trim().is_empty() && !line.starts_with("processed ") && !line.contains("BEGIN PROG LOAD LOG"));
     let last = || lines.iter().rev().find(|line| !line.trim().is_empty() && !line.contains("ulimit"));
-    verifier.or_else(last).map(|line| line.strip_prefix("libbpf: ").unwrap_or(line).trim())
+    let trimmed = |line: &String| line.strip_prefix("libbpf: ").unwrap_or(line).trim().to_owned();
+    match verifier {
+        Some(word) => {
+            let program = lines.iter().rev().find_map(|line| line.strip_prefix("libbpf: prog '")?.split_once('\''));
+            Some(program.map_or_else(|| trimmed(word), |(program, _)| format!("{program}: {}", trimmed(word))))
+        }
+        None => last().map(trimmed),
+    }
 }
 
 #[cfg(test)]
@@ -58,13 +65,13 @@ mod tests {
              libbpf: prog 'on_x': -- BEGIN PROG LOAD LOG --\n0: (79) r1 = 0\nR1 pointer arithmetic prohibited\n\
              processed 12 insns\n-- END PROG LOAD LOG --\nlibbpf: failed to load object 'x'",
         );
-        assert_eq!(telling(&said), Some("R1 pointer arithmetic prohibited"));
+        assert_eq!(telling(&said).unwrap(), "on_x: R1 pointer arithmetic prohibited");
     }
 
     #[test]
     fn without_a_log_libbpfs_own_but_the_hint() {
         let said = lines("libbpf: map 'rows': failed to create: -EPERM\nlibbpf: permission error; try ulimit -l");
-        assert_eq!(telling(&said), Some("map 'rows': failed to create: -EPERM"));
+        assert_eq!(telling(&said).unwrap(), "map 'rows': failed to create: -EPERM");
         assert_eq!(telling(&[]), None);
     }
 

@@ -46,7 +46,8 @@ const fn stage(
     Metric::Histogram(Histogram { item, name, field, buckets, oneline, help })
 }
 
-pub(super) static MODULE: Module = Module {
+/// The table.
+pub static MODULE: Module = Module {
     name: "biolatency",
     summary: "Block I/O latency: host and per disk, in the queue, in the device, and both",
     default: true,

@@ -30,7 +30,8 @@ const fn fact(
     Metric::Plain(Plain { item, name, ty, semantics, units, from: From::Status(fact), oneline, help })
 }
 
-pub(super) static MODULE: Module = Module {
+/// The table.
+pub static MODULE: Module = Module {
     name: "module",
     summary: "What the plugin knows about its own modules",
     default: true,

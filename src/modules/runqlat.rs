@@ -12,7 +12,8 @@ use crate::catalog::Shape;
 
 static BUCKETS: Buckets = Buckets { serial: 0, unit: Nanosecond, over: Over::Host };
 
-pub(super) static MODULE: Module = Module {
+/// The table.
+pub static MODULE: Module = Module {
     name: "runqlat",
     summary: "Run queue latency: how long tasks that could run waited for a CPU",
     default: true,

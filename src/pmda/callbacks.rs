@@ -202,7 +202,12 @@ unsafe extern "C" fn fetch(
                     // SAFETY: the profile stays as it is until this entry returns.
                     let pick = unsafe { Pick::of(profile, metric::indom(registered.domain, own.indom)) };
                     let mut out = ValueSet::new(pmid, own, pick, &mut registered.scratch);
-                    registered.agent.values(at, &mut out);
+                    let agent = &mut registered.agent;
+                    // one metric's defect must not cost the others of the request
+                    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| agent.values(at, &mut out))) {
+                        out.error(PmErr::Generic);
+                        log(Level::Error, &format!("{}: {}", own.name, panic_text(panic.as_ref())));
+                    }
                     out.finish()
                 }
                 None => ValueSet::unknown(pmid, &mut registered.scratch).finish(),
