@@ -3,6 +3,8 @@
 
 #![allow(unsafe_code, clippy::panic)]
 
+mod older;
+
 use std::sync::Arc;
 
 use pmda_bpf::host::Host;
@@ -36,6 +38,18 @@ static HOST: Host = Host::new(MODULES);
 pub unsafe extern "C" fn testagent_init(dispatch: *mut Dispatch) {
     // SAFETY: the caller's promise.
     unsafe { HOST.init(dispatch) }
+}
+
+static OLDER: Host = Host::new(older::MODULES);
+
+/// biolatency as on kernels before 6.5.
+///
+/// # Safety
+/// As the plugin's `bpf_init`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn older_init(dispatch: *mut Dispatch) {
+    // SAFETY: the caller's promise.
+    unsafe { OLDER.init(dispatch) }
 }
 
 /// Numbers of instances of the metrics 0 to 3 of cluster 1 of [`scale_init`].

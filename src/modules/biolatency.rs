@@ -17,7 +17,8 @@ use crate::pmda::Semantics;
 use crate::pmda::Type;
 use crate::pmda::Units;
 
-static DISKS: Keys =
+/// What its rows belong to.
+pub static DISKS: Keys =
     Keys { map: "keys", layout: "biolatency_key", serial: 5, noun: "disk", option: "disks", cpus: "cpus" };
 
 static HOST: Buckets = Buckets { serial: 0, unit: Microsecond, over: Over::Host };
@@ -46,48 +47,54 @@ const fn stage(
     Metric::Histogram(Histogram { item, name, field, buckets, oneline, help })
 }
 
+/// Its options.
+pub const OPTIONS: &[Opt] = &[Opt {
+    name: "disks",
+    default: 64,
+    min: 1,
+    max: 1024,
+    help: "Disks with instances of their own; the rest is added up in the instance other",
+}];
+
+/// Its metrics.
+pub const METRICS: &[Metric] = &[
+    stage(0, "disk.all.latency", "latency", &HOST, "Block requests of the host by time in the device", &[
+        LATENCY, POPULATION, STAMP, HOST_DISKS,
+    ]),
+    stage(4, "disk.all.queue", "queue", &HOST, "Block requests of the host by time in the queue", &[
+        QUEUE, POPULATION, STAMP, HOST_DISKS,
+    ]),
+    stage(8, "disk.all.total", "total", &HOST, "Block requests of the host by time in queue and device", &[
+        TOTAL, POPULATION, HOST_DISKS,
+    ]),
+    stage(12, "disk.dev.latency", "latency", &DISK, "Block requests of each disk by time in the device", &[
+        LATENCY, POPULATION, STAMP, DISK_NAMES,
+    ]),
+    stage(16, "disk.dev.queue", "queue", &DISK, "Block requests of each disk by time in the queue", &[
+        QUEUE, POPULATION, STAMP, DISK_NAMES,
+    ]),
+    stage(20, "disk.dev.total", "total", &DISK, "Block requests of each disk by time in queue and device", &[
+        TOTAL, POPULATION, DISK_NAMES,
+    ]),
+    Metric::Plain(Plain {
+        item: 24,
+        name: "disk.dev.unstamped",
+        ty: Type::U64,
+        semantics: Semantics::Counter,
+        units: Units::Count,
+        from: From::Field("unstamped", Over::Keys),
+        oneline: "Block requests of each disk without a time of issue",
+        help: &["They are in bpf.disk.dev.total but in neither bpf.disk.dev.latency nor bpf.disk.dev.queue."],
+    }),
+];
+
 /// The table.
 pub static MODULE: Module = Module {
     name: "biolatency",
     summary: "Block I/O latency: host and per disk, in the queue, in the device, and both",
     default: true,
-    options: &[Opt {
-        name: "disks",
-        default: 64,
-        min: 1,
-        max: 1024,
-        help: "Disks with instances of their own; the rest is added up in the instance other",
-    }],
-    metrics: &[
-        stage(0, "disk.all.latency", "latency", &HOST, "Block requests of the host by time in the device", &[
-            LATENCY, POPULATION, STAMP, HOST_DISKS,
-        ]),
-        stage(4, "disk.all.queue", "queue", &HOST, "Block requests of the host by time in the queue", &[
-            QUEUE, POPULATION, STAMP, HOST_DISKS,
-        ]),
-        stage(8, "disk.all.total", "total", &HOST, "Block requests of the host by time in queue and device", &[
-            TOTAL, POPULATION, HOST_DISKS,
-        ]),
-        stage(12, "disk.dev.latency", "latency", &DISK, "Block requests of each disk by time in the device", &[
-            LATENCY, POPULATION, STAMP, DISK_NAMES,
-        ]),
-        stage(16, "disk.dev.queue", "queue", &DISK, "Block requests of each disk by time in the queue", &[
-            QUEUE, POPULATION, STAMP, DISK_NAMES,
-        ]),
-        stage(20, "disk.dev.total", "total", &DISK, "Block requests of each disk by time in queue and device", &[
-            TOTAL, POPULATION, DISK_NAMES,
-        ]),
-        Metric::Plain(Plain {
-            item: 24,
-            name: "disk.dev.unstamped",
-            ty: Type::U64,
-            semantics: Semantics::Counter,
-            units: Units::Count,
-            from: From::Field("unstamped", Over::Keys),
-            oneline: "Block requests of each disk without a time of issue",
-            help: &["They are in bpf.disk.dev.total but in neither bpf.disk.dev.latency nor bpf.disk.dev.queue."],
-        }),
-    ],
+    options: OPTIONS,
+    metrics: METRICS,
     shape: Shape::Mapped(Mapped {
         object: crate::object!("biolatency"),
         hooks: &[&["on_io_done", "on_rq_complete"]],

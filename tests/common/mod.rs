@@ -2,6 +2,9 @@
 
 #![allow(dead_code, missing_docs, unsafe_code, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+pub mod block;
+pub mod load;
+pub mod pmapi;
 pub mod pmcd;
 
 use std::collections::BTreeMap;
@@ -11,6 +14,8 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
 use std::process::Output;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -49,8 +54,9 @@ pub struct Scratch(PathBuf);
 
 impl Scratch {
     pub fn new(name: &str) -> Self {
-        let path = env::temp_dir().join(format!("pmdabpfrs-{name}-{}", std::process::id()));
-        let _ = fs::remove_dir_all(&path);
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let (pid, number) = (std::process::id(), NEXT.fetch_add(1, Relaxed));
+        let path = env::temp_dir().join(format!("pmdabpfrs-{name}-{pid}-{number}"));
         fs::create_dir_all(&path).unwrap();
         Self(path)
     }

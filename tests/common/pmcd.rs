@@ -31,6 +31,7 @@ pub struct Pmcd {
     scratch: Scratch,
     port: u16,
     child: Option<Child>,
+    _pmdas: Option<Scratch>,
 }
 
 /// A variable of /etc/pcp.conf.
@@ -51,6 +52,17 @@ pub fn user(name: &str) -> (u32, u32) {
 impl Pmcd {
     /// Starts one with these agents (name, domain, init function, DSO) beside pmcd's own.
     pub fn start(name: &str, agents: &[(&str, u32, &str, &Path)], pmns: &[&Path], how: As, config: Option<&Path>) -> Self {
+        Self::start_with(name, agents, pmns, how, config, None)
+    }
+
+    fn start_with(
+        name: &str,
+        agents: &[(&str, u32, &str, &Path)],
+        pmns: &[&Path],
+        how: As,
+        config: Option<&Path>,
+        pmdas: Option<Scratch>,
+    ) -> Self {
         let scratch = Scratch::new(name);
         let dir = scratch.path();
         let own = |sub: &str| dir.join(sub);
@@ -60,7 +72,9 @@ impl Pmcd {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let user_name = if how == As::Daemon { "pcp" } else { "root" };
         let conf = fs::read_to_string("/etc/pcp.conf").expect("/etc/pcp.conf: is PCP installed?");
+        let system_pmdas = pcp_conf("PCP_PMDAS_DIR");
         let moved = [
+            ("PCP_PMDAS_DIR", pmdas.as_ref().map_or(system_pmdas.clone(), |own| own.path().to_owned())),
             ("PCP_RUN_DIR", own("run")),
             ("PCP_TMP_DIR", own("tmp")),
             ("PCP_TMPFILE_DIR", own("tmp")),
@@ -79,8 +93,7 @@ impl Pmcd {
             })
             .collect();
         scratch.file("pcp.conf", conf);
-        let pmdas = pcp_conf("PCP_PMDAS_DIR");
-        let mut lines = format!("pmcd\t2\tdso\tpmcd_init\t{}\n", pmdas.join("pmcd/pmda_pmcd.so").display());
+        let mut lines = format!("pmcd\t2\tdso\tpmcd_init\t{}\n", system_pmdas.join("pmcd/pmda_pmcd.so").display());
         for (name, domain, init, dso) in agents {
             lines += &format!("{name}\t{domain}\tdso\t{init}\t{}\n", dso.display());
         }
@@ -96,7 +109,7 @@ impl Pmcd {
                 chown(own(sub), Some(uid), Some(gid)).unwrap();
             }
         }
-        let mut pmcd = Self { scratch, port, child: None };
+        let mut pmcd = Self { scratch, port, child: None, _pmdas: pmdas };
         let mut command = pmcd.command(pcp_conf("PCP_BINADM_DIR").join("pmcd"));
         if how == As::Foreground {
             command.arg("-f");
@@ -128,6 +141,22 @@ impl Pmcd {
     /// One with the plugin alone.
     pub fn with(name: &str, plugin: &Path, how: As, config: Option<&Path>) -> Self {
         Self::start(name, &[("bpf", 157, "bpf_init", plugin)], &[&root().join("pmns/root_bpf")], how, config)
+    }
+
+    /// One with the plugin that PCP itself ships, with these of its modules. It reads its
+    /// configuration in PCP's directory of agents, so that is moved too.
+    pub fn stock(name: &str, modules: &[&str]) -> Self {
+        let scratch = Scratch::new(&format!("{name}-pmdas"));
+        let installed = pcp_conf("PCP_PMDAS_DIR").join("bpf");
+        let own = scratch.path().join("bpf");
+        fs::create_dir(&own).unwrap();
+        std::os::unix::fs::symlink(installed.join("modules"), own.join("modules")).unwrap();
+        let sections: String = modules.iter().map(|module| format!("[{module}.so]\nenabled = true\n")).collect();
+        fs::write(own.join("bpf.conf"), sections).unwrap();
+        let pmns = scratch.file("root_bpf", "root {\n\tbpf\t157:*:*\n}\n");
+        let dso = installed.join("pmda_bpf.so");
+        let agents = [("bpf", 157, "bpf_init", dso.as_path())];
+        Self::start_with(name, &agents, &[&pmns], As::Foreground, None, Some(scratch))
     }
 
     /// A program in this pmcd's environment.
