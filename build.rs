@@ -30,9 +30,7 @@ fn main() -> Outcome {
 /// One object per `<dir>/<name>.bpf.c`, written to `OUT_DIR/<name>.bpf.o`.
 fn compile_programs(dir: &Path, out: &Path) -> Outcome {
     let mut sources: Vec<PathBuf> = match fs::read_dir(dir) {
-        Ok(entries) => entries
-            .map(|entry| entry.map(|entry| entry.path()))
-            .collect::<Result<_, _>>()?,
+        Ok(entries) => entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?,
         Err(_) => return Ok(()),
     };
     sources.sort();
@@ -43,9 +41,7 @@ fn compile_programs(dir: &Path, out: &Path) -> Outcome {
         SkeletonBuilder::new()
             .source(&source)
             .obj(out.join(format!("{tool}.bpf.o")))
-            .clang_args([
-                "-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter", "-mcpu=v3", "-Iinclude", "-Ibpf",
-            ])
+            .clang_args(["-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter", "-mcpu=v3", "-Iinclude", "-Ibpf"])
             .build()?;
     }
     Ok(())
@@ -78,7 +74,7 @@ fn link() {
     println!("cargo:rustc-link-lib=dylib=pcp_pmda");
     println!("cargo:rustc-cdylib-link-arg=-Wl,-z,nodelete");
     println!("cargo:rustc-cdylib-link-arg=-Wl,-soname,pmda_bpf.so");
-    for kind in ["tests"] {
+    for kind in ["tests", "benches"] {
         println!("cargo:rustc-link-arg-{kind}=-lpcp");
     }
 }

@@ -18,8 +18,21 @@ use crate::catalog::Module;
 /// Modules of pmdabpf: sections of these names are not mistakes even where we have no such
 /// module.
 const PMDABPF: &[&str] = &[
-    "bashreadline", "biolatency", "biosnoop", "execsnoop", "exitsnoop", "fsslower", "mountsnoop", "netatop",
-    "oomkill", "opensnoop", "runqlat", "statsnoop", "tcpconnect", "tcpconnlat", "vfsstat",
+    "bashreadline",
+    "biolatency",
+    "biosnoop",
+    "execsnoop",
+    "exitsnoop",
+    "fsslower",
+    "mountsnoop",
+    "netatop",
+    "oomkill",
+    "opensnoop",
+    "runqlat",
+    "statsnoop",
+    "tcpconnect",
+    "tcpconnlat",
+    "vfsstat",
 ];
 
 /// Larger files are not read further: no configuration is a megabyte long.
@@ -38,10 +51,7 @@ impl Settings {
     /// What holds where the configuration says nothing.
     #[must_use]
     pub fn default_of(module: &Module) -> Self {
-        Self {
-            enabled: module.default,
-            options: module.options.iter().map(|own| (own.name, own.default)).collect(),
-        }
+        Self { enabled: module.default, options: module.options.iter().map(|own| (own.name, own.default)).collect() }
     }
 
     /// The value of an option of the module's table.
@@ -98,7 +108,10 @@ pub fn parse(bytes: &[u8], modules: &[&'static Module]) -> Config {
         section: Section::None,
     };
     if bytes.len() > MAX_BYTES {
-        reader.mistake(1, format!("the file has {} bytes; accepted: at most {MAX_BYTES}, the rest is not read", bytes.len()));
+        reader.mistake(
+            1,
+            format!("the file has {} bytes; accepted: at most {MAX_BYTES}, the rest is not read", bytes.len()),
+        );
     }
     let bytes = bytes.get(..MAX_BYTES).unwrap_or(bytes);
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
@@ -141,20 +154,23 @@ impl Reader<'_> {
 
     fn line(&mut self, number: usize, bytes: &[u8]) {
         let Ok(text) = str::from_utf8(bytes) else {
-            return self.mistake(number, format!("found {}, not UTF-8; the line is ignored", quote(&String::from_utf8_lossy(bytes))));
+            return self.mistake(
+                number,
+                format!("found {}, not UTF-8; the line is ignored", quote(&String::from_utf8_lossy(bytes))),
+            );
         };
-        let text = text.trim();
-        if text.starts_with('#') {
-            return;
-        }
+        let text = without_comment(text.trim());
         for item in Parser::new(text).auto_trim(true) {
             match item {
                 Item::Section(name) => self.open(number, name),
                 Item::Property(key, Some(value)) => self.set(number, key, value),
-                Item::Property(found, None) | Item::Error(found) => self.mistake(
-                    number,
-                    format!("found {}; accepted: [module], option = value, # comment", quote(found)),
-                ),
+                // pmdabpf's parser accepts a colon too
+                Item::Property(found, None) if found.contains(':') => {
+                    let (key, value) = found.split_once(':').unwrap_or_default();
+                    self.set(number, key.trim(), value.trim());
+                }
+                Item::Property(found, None) | Item::Error(found) => self
+                    .mistake(number, format!("found {}; accepted: [module], option = value, # comment", quote(found))),
                 Item::Comment(_) | Item::Blank | Item::SectionEnd => {}
             }
         }
@@ -168,7 +184,10 @@ impl Reader<'_> {
                     self.mistake(line, format!("found a second section [{name}], the first is in line {first}; its options are added to the first's"));
                 }
                 Some((_, first)) => {
-                    self.mistake(line, format!("found both [{base}] and [{base}.so] (line {first}); what [{base}] says wins"));
+                    self.mistake(
+                        line,
+                        format!("found both [{base}] and [{base}.so] (line {first}); what [{base}] says wins"),
+                    );
                 }
                 None => {}
             }
@@ -191,7 +210,10 @@ impl Reader<'_> {
             }
             Section::Foreign(_) | Section::Unknown => {}
             Section::None => {
-                self.mistake(line, format!("found {} before the first section; accepted: a [module] first", quote(key)));
+                self.mistake(
+                    line,
+                    format!("found {} before the first section; accepted: a [module] first", quote(key)),
+                );
             }
         }
     }
@@ -201,11 +223,17 @@ impl Reader<'_> {
         let option = module.options.iter().find(|own| own.name == key);
         let Some(name) = option.map(|own| own.name).or((key == "enabled").then_some("enabled")) else {
             let known: Vec<&str> = ["enabled"].into_iter().chain(module.options.iter().map(|own| own.name)).collect();
-            return self.mistake(line, format!("found option {} in [{}]; accepted: {}", quote(key), module.name, known.join(", ")));
+            return self.mistake(
+                line,
+                format!("found option {} in [{}]; accepted: {}", quote(key), module.name, known.join(", ")),
+            );
         };
         match self.seen.get(&(at, name)).copied() {
             Some((before, first)) if before == rank => {
-                return self.mistake(line, format!("found {name} again in [{}]; the value in line {first} stays", module.name));
+                return self.mistake(
+                    line,
+                    format!("found {name} again in [{}]; the value in line {first} stays", module.name),
+                );
             }
             Some((before, _)) if before > rank => return,
             _ => {}
@@ -234,10 +262,21 @@ impl Reader<'_> {
                 self.seen.insert((at, name), (rank, line));
             }
             Err(accepted) => {
-                self.mistake(line, format!("found {name} = {} in [{}]; accepted: {accepted}", quote(value), module.name));
+                self.mistake(
+                    line,
+                    format!("found {name} = {} in [{}]; accepted: {accepted}", quote(value), module.name),
+                );
             }
         }
     }
+}
+
+/// The line up to a comment: a line that begins with `#` or `;`, or a `;` behind a space.
+fn without_comment(line: &str) -> &str {
+    if line.starts_with(['#', ';']) {
+        return "";
+    }
+    line.find(" ;").map_or(line, |end| line.get(..end).unwrap_or(line)).trim_end()
 }
 
 /// What was found, short and on one line.
@@ -248,4 +287,135 @@ fn quote(found: &str) -> String {
         text.push_str("...");
     }
     format!("\"{text}\"")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::Opt;
+    use crate::catalog::Shape;
+
+    static DISKS: Module = Module {
+        name: "disks",
+        summary: "",
+        default: true,
+        options: &[Opt { name: "rows", default: 64, min: 1, max: 100, help: "" }],
+        metrics: &[],
+        shape: Shape::Status,
+    };
+    static TASKS: Module =
+        Module { name: "tasks", summary: "", default: false, options: &[], metrics: &[], shape: Shape::Status };
+
+    fn read(text: &[u8]) -> (Vec<(bool, Option<u32>)>, Vec<String>, Vec<String>) {
+        let config = parse(text, &[&DISKS, &TASKS]);
+        let settings = config.settings.iter().map(|own| (own.enabled, own.option("rows"))).collect();
+        (settings, config.mistakes.iter().map(ToString::to_string).collect(), config.missing)
+    }
+
+    const DEFAULT: [(bool, Option<u32>); 2] = [(true, Some(64)), (false, None)];
+
+    #[test]
+    fn nothing_said() {
+        for text in ["", "\n\n", "# comment\n; comment\n", "\u{feff}[disks]\n", "[disks]\r\n[tasks]\r\n"] {
+            let (settings, mistakes, _) = read(text.as_bytes());
+            assert_eq!(settings, DEFAULT, "{text:?}");
+            assert_eq!(mistakes, Vec::<String>::new(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn everything_said() {
+        for text in [
+            "[disks]\nenabled = false\nrows = 7\n[tasks]\nenabled = true\n",
+            "[disks.so]\n  enabled=FALSE\n\trows = 7 ; seven\n[tasks.so]\nenabled : True",
+            "[tasks]\nenabled = true\n[disks]\nrows=7\nenabled=false",
+        ] {
+            let (settings, mistakes, _) = read(text.as_bytes());
+            assert_eq!(settings, [(false, Some(7)), (true, None)], "{text}");
+            assert_eq!(mistakes, Vec::<String>::new(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_mistake_is_one_line_and_costs_one_setting() {
+        let cases: &[(&[u8], &str)] = &[
+            (b"[disks]\nrows = 0\n", "2: found rows = \"0\" in [disks]; accepted: a whole number from 1 to 100"),
+            (b"[disks]\nrows = -1\n", "2: found rows = \"-1\" in [disks]; accepted: a whole number from 1 to 100"),
+            (
+                b"[disks]\nrows = 99999999999\n",
+                "2: found rows = \"99999999999\" in [disks]; accepted: a whole number from 1 to 100",
+            ),
+            (b"[disks]\nenabled = yes\n", "2: found enabled = \"yes\" in [disks]; accepted: true, false"),
+            (b"[disks]\nrow = 1\n", "2: found option \"row\" in [disks]; accepted: enabled, rows"),
+            (b"\n[disk]\nrows = 1\n", "2: found section \"disk\"; accepted: disks, tasks"),
+            (b"rows = 1\n", "1: found \"rows\" before the first section; accepted: a [module] first"),
+            (b"[disks]\nrows\n", "2: found \"rows\"; accepted: [module], option = value, # comment"),
+            (b"[disks\n", "1: found \"[disks\"; accepted: [module], option = value, # comment"),
+            (b"[disks]\n\xff\xfe = 1\n", "2: found \"\\u{fffd}\\u{fffd} = 1\", not UTF-8; the line is ignored"),
+            (b"\x00\x01\x02", "1: found \"\\u{0}\\u{1}\\u{2}\"; accepted: [module], option = value, # comment"),
+        ];
+        for (text, line) in cases {
+            let (settings, mistakes, _) = read(text);
+            assert_eq!(mistakes, [line.to_string()]);
+            assert_eq!(settings, DEFAULT, "{line}");
+            // what stands around it counts all the same
+            let around =
+                [b"[tasks]\nenabled = true\n", *text, b"\n[tasks]\nenabled = false\n[disks]\nrows = 9\n"].concat();
+            let (settings, mistakes, _) = read(&around);
+            assert_eq!(settings, [(true, Some(9)), (true, None)], "{line}");
+            assert!(mistakes.len() >= 3, "{line}: {mistakes:?}");
+        }
+    }
+
+    #[test]
+    fn said_twice() {
+        let (settings, mistakes, _) = read(b"[disks]\nrows = 3\nrows = 4\n[disks]\nrows = 5\nenabled = false\n");
+        assert_eq!(settings[0], (false, Some(3)));
+        assert_eq!(
+            mistakes,
+            [
+                "3: found rows again in [disks]; the value in line 2 stays",
+                "4: found a second section [disks], the first is in line 1; its options are added to the first's",
+                "5: found rows again in [disks]; the value in line 2 stays",
+            ]
+        );
+    }
+
+    #[test]
+    fn our_name_wins_over_pmdabpfs() {
+        for text in [
+            "[disks.so]\nrows = 3\nenabled = false\n[disks]\nrows = 4\n",
+            "[disks]\nrows = 4\n[disks.so]\nrows = 3\nenabled = false\n",
+        ] {
+            let (settings, mistakes, _) = read(text.as_bytes());
+            assert_eq!(settings[0], (false, Some(4)), "{text}");
+            assert_eq!(mistakes.len(), 1, "{mistakes:?}");
+            assert!(mistakes[0].contains("both [disks] and [disks.so]"), "{mistakes:?}");
+        }
+    }
+
+    #[test]
+    fn modules_of_pmdabpf_that_we_lack() {
+        let (_, mistakes, missing) =
+            read(b"[oomkill.so]\nenabled = true\nprocess_count = x\n[opensnoop.so]\nenabled = false\n");
+        assert_eq!(mistakes, Vec::<String>::new());
+        assert_eq!(missing, ["oomkill"]);
+    }
+
+    #[test]
+    fn any_bytes_are_survived() {
+        const ALPHABET: &[u8] = b"[]=;#:\n\r \t\0disks.orwenabltu\xff\xc3";
+        let mut state = 1u64;
+        for _ in 0..2_000 {
+            let bytes: Vec<u8> = (0..200)
+                .map(|_| {
+                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    ALPHABET[(state >> 33) as usize % ALPHABET.len()]
+                })
+                .collect();
+            let _ = parse(&bytes, &[&DISKS, &TASKS]);
+        }
+        let long = vec![b'x'; MAX_BYTES + 1];
+        assert_eq!(parse(&long, &[&DISKS]).mistakes.len(), 2);
+    }
 }

@@ -160,7 +160,10 @@ fn configuration(modules: &'static [(u16, &'static Module)]) -> (Option<PathBuf>
             }
             if !missing.is_empty() {
                 let missing = missing.join(", ");
-                log(Level::Warning, &format!("{}: switched on but not part of this version: {missing}", path.display()));
+                log(
+                    Level::Warning,
+                    &format!("{}: switched on but not part of this version: {missing}", path.display()),
+                );
             }
             (Some(path), settings)
         }

@@ -64,11 +64,14 @@ impl State {
 
 /// Puts a fact about every module into `out`. `states` are in the order of `instances`.
 pub fn values(fact: Fact, states: &[State], instances: &Instances, out: &mut ValueSet<'_>) {
-    let text: Vec<Option<String>> = states.iter().map(|state| match fact {
-        Fact::Reason => Some(state.reason()),
-        Fact::Hooks => state.running().map(|mapped| mapped.loaded().hooks.clone()),
-        _ => None,
-    }).collect();
+    let text: Vec<Option<String>> = states
+        .iter()
+        .map(|state| match fact {
+            Fact::Reason => Some(state.reason()),
+            Fact::Hooks => state.running().map(|mapped| mapped.loaded().hooks.clone()),
+            _ => None,
+        })
+        .collect();
     let measured = matches!(fact, Fact::RunTime | Fact::RunCount) && stats_are_on();
     out.atoms(instances, |position, _| {
         let state = states.get(position)?;

@@ -98,7 +98,10 @@ fn instance_domains_follow_the_rule() {
         let own = (cluster * 64..cluster * 64 + 64).contains(serial) && cluster > 0;
         // 2 processes, 3 modules, 4 CPUs, 5 disks, 6 domains, 7 vCPUs
         let shared = (2..=7).contains(serial);
-        assert!(own || shared, "indom {serial} of cluster {cluster}: serial is cluster * 64 + k, or the agent's 2 to 7");
+        assert!(
+            own || shared,
+            "indom {serial} of cluster {cluster}: serial is cluster * 64 + k, or the agent's 2 to 7"
+        );
     }
     for entry in &catalog.metrics {
         if let Some(serial) = entry.metric.indom {
@@ -119,7 +122,11 @@ fn names_and_help_are_fit_to_print() {
         }
         assert!(metric.name.starts_with("bpf."), "{}", metric.name);
         assert!(!metric.oneline.is_empty() && metric.oneline.len() < 78, "{}: one line of help", metric.name);
-        assert!(metric.help.len() > metric.oneline.len() + 20, "{}: help says no more than its first line", metric.name);
+        assert!(
+            metric.help.len() > metric.oneline.len() + 20,
+            "{}: help says no more than its first line",
+            metric.name
+        );
     }
     for (_, module) in MODULES {
         assert!(!module.summary.is_empty());

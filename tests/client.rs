@@ -47,13 +47,8 @@ fn usage(pid: &str) -> (u64, usize) {
     (rss, fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count())
 }
 
-const METRICS: [&str; 5] = [
-    "bpf.runq.latency",
-    "bpf.runq.latency_bucket",
-    "bpf.disk.all.latency",
-    "bpf.disk.dev.total",
-    "bpf.module.reason",
-];
+const METRICS: [&str; 5] =
+    ["bpf.runq.latency", "bpf.runq.latency_bucket", "bpf.disk.all.latency", "bpf.disk.dev.total", "bpf.module.reason"];
 
 fn fetches_leave_nothing_behind() {
     let local = Context::local(&[&spec(157, &plugin(), "bpf_init")], root().join("pmns/root_bpf").to_str().unwrap());

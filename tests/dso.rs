@@ -95,7 +95,10 @@ fn names_resolve_through_the_dynamic_root_too() {
     let agents = agents.each_ref().map(|(name, domain, init, dso)| (*name, *domain, *init, dso.as_path()));
     let pmcd = Pmcd::start("dynamic", &agents, &[&root().join("tests/agents.pmns")], As::Foreground, None);
     let names = stdout(pmcd.command("pminfo").arg("bpf"));
-    assert_eq!(names.lines().count(), fs::read_to_string(root().join("pmns/root_bpf")).unwrap().matches("\t157:").count());
+    assert_eq!(
+        names.lines().count(),
+        fs::read_to_string(root().join("pmns/root_bpf")).unwrap().matches("\t157:").count()
+    );
     assert_eq!(pmcd.values(&["bpf.runq.latency"])["bpf.runq.latency"].len(), 63);
     assert!(stdout(pmcd.command("pminfo").arg("scale")).lines().count() == 9);
     let unknown = run(pmcd.command("pminfo").args(["-f", "bpf.nonsense"]));
@@ -133,7 +136,8 @@ fn dbpmda_drives_it() {
     let scratch = Scratch::new("dbpmda");
     let file = scratch.file("script", script);
     let pmns = root().join("pmns/root_bpf");
-    let text = shell(&format!("PMDA_BPFRS_CONFIG=/nonexistent dbpmda -ie -n {} < {} 2>&1", pmns.display(), file.display()));
+    let text =
+        shell(&format!("PMDA_BPFRS_CONFIG=/nonexistent dbpmda -ie -n {} < {} 2>&1", pmns.display(), file.display()));
     assert!(text.contains("64-bit unsigned int"), "{text}");
     assert!(text.contains("1024-2047"), "{text}");
     assert!(text.contains("numval: 63"), "{text}");
@@ -236,7 +240,8 @@ fn a_module_that_cannot_run_leaves_the_others_alone() {
     let output = run(command.env("PMDA_BPFRS_CONFIG", "/nonexistent"));
     let (text, log) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     let values = parse(&text);
-    let states: Vec<u64> = ["runqlat", "absent", "refused", "second"].map(|m| number(&values, "bpf.module.state", m)).into();
+    let states: Vec<u64> =
+        ["runqlat", "absent", "refused", "second"].map(|m| number(&values, "bpf.module.state", m)).into();
     assert_eq!(states, [1, 3, 3, 1], "{text}");
     assert_eq!(values["bpf.module.reason"]["absent"], "kernel lacks a hook; needs one of: tp_btf/no_such_tracepoint");
     let refused = &values["bpf.module.reason"]["refused"];
@@ -252,7 +257,8 @@ fn a_module_that_cannot_run_leaves_the_others_alone() {
 fn mistakes_in_the_configuration_are_lines_in_the_log() {
     needs_root();
     let scratch = Scratch::new("config");
-    let file = scratch.file("bpf.conf", b"[runqlat]\nenabled = maybe\n[biolatency]\ndisks = 0\n\xff\n[nonsense]\n".as_slice());
+    let file =
+        scratch.file("bpf.conf", b"[runqlat]\nenabled = maybe\n[biolatency]\ndisks = 0\n\xff\n[nonsense]\n".as_slice());
     let output = run(client("pminfo", &plugin(), Some(&file)).args(["-f", "bpf.module.state"]));
     let log = String::from_utf8_lossy(&output.stderr).into_owned();
     let path = file.display();
@@ -310,11 +316,26 @@ fn recorded_and_replayed() {
     let check = run(pmcd.command("pmlogcheck").arg(&archive));
     let said = String::from_utf8_lossy(&check.stdout).into_owned() + &String::from_utf8_lossy(&check.stderr);
     assert!(check.status.success() && said.trim().is_empty(), "pmlogcheck: {said}");
-    let replay = stdout(pmcd.command("pmval").arg("-a").arg(&archive).args(["-s", "5", "-t", "200msec", "bpf.runq.latency_count"]));
-    assert!(replay.lines().filter(|line| line.trim_start().starts_with(|c: char| c.is_ascii_digit())).count() >= 4, "{replay}");
+    let replay = stdout(pmcd.command("pmval").arg("-a").arg(&archive).args([
+        "-s",
+        "5",
+        "-t",
+        "200msec",
+        "bpf.runq.latency_count",
+    ]));
+    assert!(
+        replay.lines().filter(|line| line.trim_start().starts_with(|c: char| c.is_ascii_digit())).count() >= 4,
+        "{replay}"
+    );
     let report = stdout(pmcd.command("pmrep").args(["-s", "2", "-t", "0.1", "bpf.runq.latency_count"]));
     assert!(report.lines().count() >= 3, "{report}");
-    let old = stdout(pmcd.command("pmrep").arg("-a").arg(&archive).args(["-s", "2", "-t", "0.2", "bpf.disk.all.latency_count"]));
+    let old = stdout(pmcd.command("pmrep").arg("-a").arg(&archive).args([
+        "-s",
+        "2",
+        "-t",
+        "0.2",
+        "bpf.disk.all.latency_count",
+    ]));
     assert!(old.lines().count() >= 3, "{old}");
     let live = stdout(pmcd.command("pmval").args(["-s", "1000", "-t", "10msec", "bpf.runq.latency_count"]));
     assert!(live.lines().count() >= 1000);

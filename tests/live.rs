@@ -16,9 +16,9 @@ use common::Scratch;
 use common::Values;
 use common::block::Loop;
 use common::block::buffered_writes;
+use common::block::direct_reads;
 use common::block::diskstats;
 use common::block::settle;
-use common::block::direct_reads;
 use common::buckets;
 use common::load::Scheduling;
 use common::needs_root;
@@ -26,6 +26,7 @@ use common::number;
 use common::plugin;
 use common::pmcd::As;
 use common::pmcd::Pmcd;
+use common::pmcd::StockTree;
 
 static ALONE: Mutex<()> = Mutex::new(());
 
@@ -64,7 +65,13 @@ fn direct_reads_are_counted_one_by_one() {
     assert_eq!(of_disk(&after, "bpf.disk.dev.unstamped", &name), 0);
     // queue and device add up to the total, but for the rounding of each to microseconds
     let sum = |stage: &str| of_disk(&after, &format!("bpf.disk.dev.{stage}_sum"), &name);
-    assert!(sum("total").abs_diff(sum("queue") + sum("latency")) <= 2, "{} {} {}", sum("total"), sum("queue"), sum("latency"));
+    assert!(
+        sum("total").abs_diff(sum("queue") + sum("latency")) <= 2,
+        "{} {} {}",
+        sum("total"),
+        sum("queue"),
+        sum("latency")
+    );
     let labels = common::stdout(pmcd.command("pminfo").args(["-l", "bpf.disk.dev.latency_count"]));
     assert!(labels.lines().any(|line| line.contains(&name) && line.contains(r#""stacked":true"#)), "{labels}");
 }
@@ -93,7 +100,8 @@ fn the_population_is_that_of_diskstats() {
     for stage in ["latency", "queue", "total"] {
         let host = number(&values_after, &format!("bpf.disk.all.{stage}_count"), "");
         let disks = values_after[&format!("bpf.disk.dev.{stage}_count")].iter();
-        let sum: u64 = disks.filter(|(name, _)| !name.starts_with("loop")).map(|(_, n)| n.parse::<u64>().unwrap()).sum();
+        let sum: u64 =
+            disks.filter(|(name, _)| !name.starts_with("loop")).map(|(_, n)| n.parse::<u64>().unwrap()).sum();
         assert_eq!(host, sum, "{stage}");
     }
 }
@@ -147,11 +155,19 @@ fn disks_come_and_go_and_the_rest_is_added_up() {
     direct_reads(&third.device(), 20);
     let values = pmcd.values(&["bpf.disk.dev.total_count", "bpf.disk.all.total_count"]);
     let own = &values["bpf.disk.dev.total_count"];
-    let loops: u64 = own.iter().filter(|(name, _)| name.contains("loop") || name.contains("stacked")).map(|(_, n)| n.parse::<u64>().unwrap()).sum();
+    let loops: u64 = own
+        .iter()
+        .filter(|(name, _)| name.contains("loop") || name.contains("stacked"))
+        .map(|(_, n)| n.parse::<u64>().unwrap())
+        .sum();
     assert_eq!(loops, 200, "{own:?}");
     assert!(own.len() <= 4 && own.contains_key("other-stacked"), "{own:?}");
     assert!(!own.contains_key("loop103"), "{own:?}");
-    let host: u64 = own.iter().filter(|(name, _)| !name.contains("loop") && !name.contains("stacked")).map(|(_, n)| n.parse::<u64>().unwrap()).sum();
+    let host: u64 = own
+        .iter()
+        .filter(|(name, _)| !name.contains("loop") && !name.contains("stacked"))
+        .map(|(_, n)| n.parse::<u64>().unwrap())
+        .sum();
     assert_eq!(number(&values, "bpf.disk.all.total_count", ""), host, "stacked disks are left out of all");
     drop((again, second, third));
 }
@@ -204,17 +220,21 @@ fn distance(a: &[u64], b: &[u64]) -> f64 {
 fn percentile(histogram: &[u64], share: f64) -> usize {
     let all: u64 = histogram.iter().sum();
     let mut below = 0;
-    histogram.iter().position(|n| {
-        below += n;
-        below as f64 >= share * all as f64
-    }).unwrap()
+    histogram
+        .iter()
+        .position(|n| {
+            below += n;
+            below as f64 >= share * all as f64
+        })
+        .unwrap()
 }
 
 #[test]
 fn waits_are_distributed_as_the_stock_plugin_finds() {
     let _alone = alone();
     let ours = Pmcd::with("ours", &plugin(), As::Foreground, None);
-    let stock = Pmcd::stock("stock", &["runqlat"]);
+    let tree = StockTree::new(&["runqlat"]);
+    let stock = tree.pmcd("stock");
     let _load = Scheduling::start(3, 12);
     thread::sleep(Duration::from_millis(500));
     let read = |pmcd: &Pmcd| buckets(&pmcd.values(&["bpf.runq.latency"]), "bpf.runq.latency", "");

@@ -15,13 +15,13 @@
 #define CACHE_LINE 64
 
 /* An array that user space maps. The loader sets the number of entries. */
-#define MAPPED(map, row)                            \
-	struct {                                    \
-		__uint(type, BPF_MAP_TYPE_ARRAY);   \
-		__uint(map_flags, BPF_F_MMAPABLE);  \
-		__uint(max_entries, 1);             \
-		__type(key, u32);                   \
-		__type(value, row);                 \
+#define MAPPED(map, row)                           \
+	struct {                                   \
+		__uint(type, BPF_MAP_TYPE_ARRAY);  \
+		__uint(map_flags, BPF_F_MMAPABLE); \
+		__uint(max_entries, 1);            \
+		__type(key, u32);                  \
+		__type(value, row);                \
 	} map SEC(".maps")
 
 /* 1 if value > bound, without a branch. Both are below 2^63, as every duration is. */

@@ -3,6 +3,7 @@
 
 #![allow(unsafe_code, clippy::panic)]
 
+mod empty;
 mod older;
 
 use std::sync::Arc;
@@ -26,6 +27,7 @@ pmda_bpf::modules! {
     200 => absent,
     201 => refused,
     202 => second,
+    203 => softirqs,
 }
 
 static HOST: Host = Host::new(MODULES);
@@ -38,6 +40,18 @@ static HOST: Host = Host::new(MODULES);
 pub unsafe extern "C" fn testagent_init(dispatch: *mut Dispatch) {
     // SAFETY: the caller's promise.
     unsafe { HOST.init(dispatch) }
+}
+
+static EMPTY: Host = Host::new(&[(0, &pmda_bpf::modules::module::MODULE), (100, &empty::MODULE)]);
+
+/// A program that does nothing where biolatency counts.
+///
+/// # Safety
+/// As the plugin's `bpf_init`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn empty_init(dispatch: *mut Dispatch) {
+    // SAFETY: the caller's promise.
+    unsafe { EMPTY.init(dispatch) }
 }
 
 static OLDER: Host = Host::new(older::MODULES);

@@ -143,9 +143,7 @@ impl IndomKind {
         let bounds = |unit: BucketUnit| {
             let (lower, upper) = (buckets::lower(bucket), buckets::upper(bucket));
             let unit = unit.label();
-            format!(
-                r#""statistic":"histogram","lower_bound":"{lower}","upper_bound":"{upper}","unit":"{unit}""#
-            )
+            format!(r#""statistic":"histogram","lower_bound":"{lower}","upper_bound":"{upper}","unit":"{unit}""#)
         };
         let le = |unit: BucketUnit| format!(r#""le":"{}","unit":"{}""#, buckets::le(bucket), unit.label());
         let of_key = |keys: &Keys| {
@@ -166,7 +164,10 @@ impl IndomKind {
 
 /// Text inside a JSON string.
 fn escape(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).flat_map(|c| (c == '"' || c == '\\').then_some('\\').into_iter().chain([c])).collect()
+    text.chars()
+        .filter(|c| !c.is_control())
+        .flat_map(|c| (c == '"' || c == '\\').then_some('\\').into_iter().chain([c]))
+        .collect()
 }
 
 impl Catalog {
@@ -250,35 +251,81 @@ impl Catalog {
                 origin,
             });
         };
-        add(0, "", Units::Count, Some(buckets), own.oneline.to_owned(), format!(
-            "{} Each instance is a power of two and counts the samples from its lower to its upper bound, \
+        add(
+            0,
+            "",
+            Units::Count,
+            Some(buckets),
+            own.oneline.to_owned(),
+            format!(
+                "{} Each instance is a power of two and counts the samples from its lower to its upper bound, \
              both included, in {}seconds; labels repeat the bounds. All instances are always present.",
-            own.help.join(" "),
-            if unit == BucketUnit::Nanosecond { "nano" } else { "micro" },
-        ), Origin::Buckets(own.field, over));
-        add(1, "_count", Units::Count, singles, format!("Samples counted in {name}"),
-            format!("The sum of all instances of {name} at the same moment."), Origin::Count(own.field, over));
-        add(2, "_sum", unit.units(), singles, format!("Sum of the samples counted in {name}"),
-            format!("Exact, not estimated from buckets. May lead {name}_count by the sample that each CPU is \
-                     recording at that moment."), Origin::Sum(own.field, over, unit));
-        add(3, "_bucket", Units::Count, Some(cumulative), format!("{name} in Prometheus' cumulative form"),
-            format!("Each instance counts the samples of {name} up to the bound in its label le, which is \
-                     included; +Inf counts all."), Origin::Cumulative(own.field, over, unit));
+                own.help.join(" "),
+                if unit == BucketUnit::Nanosecond { "nano" } else { "micro" },
+            ),
+            Origin::Buckets(own.field, over),
+        );
+        add(
+            1,
+            "_count",
+            Units::Count,
+            singles,
+            format!("Samples counted in {name}"),
+            format!("The sum of all instances of {name} at the same moment."),
+            Origin::Count(own.field, over),
+        );
+        add(
+            2,
+            "_sum",
+            unit.units(),
+            singles,
+            format!("Sum of the samples counted in {name}"),
+            format!(
+                "Exact, not estimated from buckets. May lead {name}_count by the sample that each CPU is \
+                     recording at that moment."
+            ),
+            Origin::Sum(own.field, over, unit),
+        );
+        add(
+            3,
+            "_bucket",
+            Units::Count,
+            Some(cumulative),
+            format!("{name} in Prometheus' cumulative form"),
+            format!(
+                "Each instance counts the samples of {name} up to the bound in its label le, which is \
+                     included; +Inf counts all."
+            ),
+            Origin::Cumulative(own.field, over, unit),
+        );
     }
 
     fn modules_indom(&mut self, module: usize) -> u32 {
-        self.indom(module, MODULES_SERIAL, IndomKind::Modules, "The modules of this agent",
-            "One instance per module known, running or not. The number is the module's cluster.".to_owned())
+        self.indom(
+            module,
+            MODULES_SERIAL,
+            IndomKind::Modules,
+            "The modules of this agent",
+            "One instance per module known, running or not. The number is the module's cluster.".to_owned(),
+        )
     }
 
     fn key_indom(&mut self, module: usize, over: Over) -> Option<u32> {
         let keys = self.keys(module).filter(|_| over == Over::Keys)?;
-        Some(self.indom(module, keys.serial, IndomKind::Keys(keys), &format!("The {}s seen", keys.noun), format!(
-            "Every {noun} that completed a request since the module was loaded, up to the number in option \
+        Some(self.indom(
+            module,
+            keys.serial,
+            IndomKind::Keys(keys),
+            &format!("The {}s seen", keys.noun),
+            format!(
+                "Every {noun} that completed a request since the module was loaded, up to the number in option \
              {option}; those beyond it are added up in the instance other (other-stacked where their requests \
              reach another {noun} too). A {noun} that goes keeps its instance, and gets it back when it returns \
              under the same name.",
-            noun = keys.noun, option = keys.option)))
+                noun = keys.noun,
+                option = keys.option
+            ),
+        ))
     }
 
     fn bucket_indoms(&mut self, module: usize, cluster: u16, own: &'static Buckets) -> (u32, u32) {
@@ -289,15 +336,31 @@ impl Catalog {
             Some(keys) => (IndomKind::KeyBuckets(keys, own.unit), IndomKind::KeyCumulative(keys, own.unit)),
         };
         let prefix = keys.map_or(String::new(), |keys| {
-            format!(" per {noun}: the name is the {noun}'s, two colons and the bucket's, the number is slot * 64 + \
-                     bucket", noun = keys.noun)
+            format!(
+                " per {noun}: the name is the {noun}'s, two colons and the bucket's, the number is slot * 64 + \
+                     bucket",
+                noun = keys.noun
+            )
         });
         (
-            self.indom(module, serial, plain, "Power-of-two buckets",
-                format!("Buckets in {}{prefix}.", own.unit.label())),
-            self.indom(module, serial + 1, cumulative, "Cumulative power-of-two buckets",
-                format!("Buckets in {}{prefix}, named by their upper bounds; +Inf is number \
-                         {CUMULATIVE_INFINITY}.", own.unit.label())),
+            self.indom(
+                module,
+                serial,
+                plain,
+                "Power-of-two buckets",
+                format!("Buckets in {}{prefix}.", own.unit.label()),
+            ),
+            self.indom(
+                module,
+                serial + 1,
+                cumulative,
+                "Cumulative power-of-two buckets",
+                format!(
+                    "Buckets in {}{prefix}, named by their upper bounds; +Inf is number \
+                         {CUMULATIVE_INFINITY}.",
+                    own.unit.label()
+                ),
+            ),
         )
     }
 

@@ -12,8 +12,8 @@ pub use buckets::BucketUnit;
 pub use buckets::CUMULATIVE_INFINITY;
 pub use expand::Catalog;
 pub use expand::Entry;
-pub use expand::IndomKind;
 pub use expand::IndomEntry;
+pub use expand::IndomKind;
 pub use expand::Origin;
 
 use crate::pmda::Semantics;

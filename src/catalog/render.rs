@@ -130,7 +130,8 @@ fn reference(catalog: &Catalog) -> String {
         if !module.options.is_empty() {
             out.push_str("\n| option | default | accepted | meaning |\n|---|---|---|---|\n");
             for own in module.options {
-                let _ = writeln!(out, "| `{}` | {} | {} to {} | {} |", own.name, own.default, own.min, own.max, own.help);
+                let _ =
+                    writeln!(out, "| `{}` | {} | {} to {} | {} |", own.name, own.default, own.min, own.max, own.help);
             }
         }
         let metrics = || catalog.metrics.iter().filter(move |entry| entry.module == position);
@@ -138,12 +139,18 @@ fn reference(catalog: &Catalog) -> String {
         for entry in metrics() {
             let own = &entry.metric;
             let instances = own.indom.and_then(|serial| catalog.indoms.get(&serial).map(|indom| (serial, indom)));
-            let instances = instances
-                .map_or("one value".to_owned(), |(serial, indom)| format!("{} ({DOMAIN}.{serial})", describe(indom.kind)));
+            let instances = instances.map_or("one value".to_owned(), |(serial, indom)| {
+                format!("{} ({DOMAIN}.{serial})", describe(indom.kind))
+            });
             let _ = writeln!(
                 out,
                 "| `{}` | {DOMAIN}.{}.{} | {} | {} | {} | {instances} |",
-                own.name, own.cluster, own.item, type_name(own.ty), semantics_name(own.semantics), own.units.name()
+                own.name,
+                own.cluster,
+                own.item,
+                type_name(own.ty),
+                semantics_name(own.semantics),
+                own.units.name()
             );
         }
         for entry in metrics() {

@@ -69,8 +69,7 @@ impl Layout {
             };
             let offset = start + offset as usize / 8;
             let name = format!("{prefix}{name}");
-            let Some(ty) = btf.type_by_id::<BtfType<'_>>(member.ty).map(|ty| ty.skip_mods_and_typedefs())
-            else {
+            let Some(ty) = btf.type_by_id::<BtfType<'_>>(member.ty).map(|ty| ty.skip_mods_and_typedefs()) else {
                 continue;
             };
             if let Ok(inner) = Struct::try_from(ty) {

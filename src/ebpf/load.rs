@@ -149,9 +149,8 @@ fn present(
     let mut found = Vec::new();
     let mut absent = Vec::new();
     for program in hook {
-        let section = sections
-            .get(*program)
-            .ok_or_else(|| Unavailable::Defect(format!("object has no program {program}")))?;
+        let section =
+            sections.get(*program).ok_or_else(|| Unavailable::Defect(format!("object has no program {program}")))?;
         if kernel.has(section).map_err(Unavailable::Kernel)? {
             found.push(Candidate { program, section: section.clone() });
         } else {

@@ -28,11 +28,9 @@ impl Memory {
     ///
     /// # Errors
     /// As mmap(2).
-    pub(super) fn map(fd: BorrowedFd<'_>, bytes: usize) -> io::Result<Self> {
+    pub fn map(fd: BorrowedFd<'_>, bytes: usize) -> io::Result<Self> {
         // SAFETY: a new mapping at an address of the kernel's choice; fd is open.
-        let start = unsafe {
-            libc::mmap(ptr::null_mut(), bytes, libc::PROT_READ, libc::MAP_SHARED, fd.as_raw_fd(), 0)
-        };
+        let start = unsafe { libc::mmap(ptr::null_mut(), bytes, libc::PROT_READ, libc::MAP_SHARED, fd.as_raw_fd(), 0) };
         if start == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }

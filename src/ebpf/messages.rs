@@ -35,10 +35,9 @@ fn keep(_level: PrintLevel, message: String) {
 pub(super) fn telling(lines: &[String]) -> Option<String> {
     let log_end = lines.iter().rposition(|line| line.contains("END PROG LOAD LOG"));
     let log = log_end.and_then(|end| lines.get(..end)).unwrap_or_default();
-    let verifier = log
-        .iter()
-        .rev()
-        .find(|line| !line.trim().is_empty() && !line.starts_with("processed ") && !line.contains("BEGIN PROG LOAD LOG"));
+    let verifier = log.iter().rev().find(|line| {
+        !line.trim().is_empty() && !line.starts_with("processed ") && !line.contains("BEGIN PROG LOAD LOG")
+    });
     let last = || lines.iter().rev().find(|line| !line.trim().is_empty() && !line.contains("ulimit"));
     let trimmed = |line: &String| line.strip_prefix("libbpf: ").unwrap_or(line).trim().to_owned();
     match verifier {

@@ -58,24 +58,54 @@ pub const OPTIONS: &[Opt] = &[Opt {
 
 /// Its metrics.
 pub const METRICS: &[Metric] = &[
-    stage(0, "disk.all.latency", "latency", &HOST, "Block requests of the host by time in the device", &[
-        LATENCY, POPULATION, STAMP, HOST_DISKS,
-    ]),
-    stage(4, "disk.all.queue", "queue", &HOST, "Block requests of the host by time in the queue", &[
-        QUEUE, POPULATION, STAMP, HOST_DISKS,
-    ]),
-    stage(8, "disk.all.total", "total", &HOST, "Block requests of the host by time in queue and device", &[
-        TOTAL, POPULATION, HOST_DISKS,
-    ]),
-    stage(12, "disk.dev.latency", "latency", &DISK, "Block requests of each disk by time in the device", &[
-        LATENCY, POPULATION, STAMP, DISK_NAMES,
-    ]),
-    stage(16, "disk.dev.queue", "queue", &DISK, "Block requests of each disk by time in the queue", &[
-        QUEUE, POPULATION, STAMP, DISK_NAMES,
-    ]),
-    stage(20, "disk.dev.total", "total", &DISK, "Block requests of each disk by time in queue and device", &[
-        TOTAL, POPULATION, DISK_NAMES,
-    ]),
+    stage(
+        0,
+        "disk.all.latency",
+        "latency",
+        &HOST,
+        "Block requests of the host by time in the device",
+        &[LATENCY, POPULATION, STAMP, HOST_DISKS],
+    ),
+    stage(
+        4,
+        "disk.all.queue",
+        "queue",
+        &HOST,
+        "Block requests of the host by time in the queue",
+        &[QUEUE, POPULATION, STAMP, HOST_DISKS],
+    ),
+    stage(
+        8,
+        "disk.all.total",
+        "total",
+        &HOST,
+        "Block requests of the host by time in queue and device",
+        &[TOTAL, POPULATION, HOST_DISKS],
+    ),
+    stage(
+        12,
+        "disk.dev.latency",
+        "latency",
+        &DISK,
+        "Block requests of each disk by time in the device",
+        &[LATENCY, POPULATION, STAMP, DISK_NAMES],
+    ),
+    stage(
+        16,
+        "disk.dev.queue",
+        "queue",
+        &DISK,
+        "Block requests of each disk by time in the queue",
+        &[QUEUE, POPULATION, STAMP, DISK_NAMES],
+    ),
+    stage(
+        20,
+        "disk.dev.total",
+        "total",
+        &DISK,
+        "Block requests of each disk by time in queue and device",
+        &[TOTAL, POPULATION, DISK_NAMES],
+    ),
     Metric::Plain(Plain {
         item: 24,
         name: "disk.dev.unstamped",

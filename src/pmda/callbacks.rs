@@ -104,8 +104,7 @@ pub unsafe fn register(
 
 impl Registered {
     fn new(domain: u32, agent: Box<dyn Agent>, metrics: Vec<Metric>, indoms: &[Indom]) -> Result<Self, PmErr> {
-        let mut by_pmid: Vec<_> =
-            metrics.iter().enumerate().map(|(at, own)| (metric::pmid(domain, own), at)).collect();
+        let mut by_pmid: Vec<_> = metrics.iter().enumerate().map(|(at, own)| (metric::pmid(domain, own), at)).collect();
         by_pmid.sort_unstable();
         let text = |is_indom, ident, oneline: &str, help: &str| {
             Ok(Text {
@@ -116,8 +115,7 @@ impl Registered {
             })
         };
         let of_metrics = metrics.iter().map(|m| text(false, metric::pmid(domain, m), &m.oneline, &m.help));
-        let of_indoms =
-            indoms.iter().map(|i| text(true, metric::indom(domain, Some(i.serial)), &i.oneline, &i.help));
+        let of_indoms = indoms.iter().map(|i| text(true, metric::indom(domain, Some(i.serial)), &i.oneline, &i.help));
         Ok(Self {
             domain,
             texts: of_metrics.chain(of_indoms).collect::<Result<_, _>>()?,
@@ -377,7 +375,12 @@ unsafe extern "C" fn children(
     enter("children", ext, |registered| unsafe { registered.names.children(name, traverse, names, kinds) })
 }
 
-unsafe extern "C" fn label(ident: c_int, kind: c_int, sets: *mut *mut ffi::pmLabelSet, ext: *mut ffi::pmdaExt) -> c_int {
+unsafe extern "C" fn label(
+    ident: c_int,
+    kind: c_int,
+    sets: *mut *mut ffi::pmLabelSet,
+    ext: *mut ffi::pmdaExt,
+) -> c_int {
     enter("label", ext, |registered| {
         let ident_unsigned = ident.cast_unsigned();
         if kind & ffi::PM_LABEL_INSTANCES as c_int == 0 || ident_unsigned == ffi::PM_INDOM_NULL {

@@ -140,11 +140,8 @@ mod tests {
             instances_len: 2,
             instances: listed.as_mut_ptr(),
         }];
-        let profile = ffi::pmProfile {
-            state: ffi::PM_PROFILE_INCLUDE as i32,
-            profile_len: 1,
-            profile: own.as_mut_ptr(),
-        };
+        let profile =
+            ffi::pmProfile { state: ffi::PM_PROFILE_INCLUDE as i32, profile_len: 1, profile: own.as_mut_ptr() };
         // SAFETY: the lists outlive the picks.
         unsafe {
             assert_eq!(Pick::of(&profile, 5), Pick::Only(&[3, 64]));

@@ -71,7 +71,8 @@ pub struct Diskstats {
 
 pub fn diskstats(disk: &str) -> Diskstats {
     let text = fs::read_to_string("/proc/diskstats").unwrap();
-    let line = text.lines().find(|line| line.split_whitespace().nth(2) == Some(disk)).unwrap_or_else(|| panic!("{disk}"));
+    let line =
+        text.lines().find(|line| line.split_whitespace().nth(2) == Some(disk)).unwrap_or_else(|| panic!("{disk}"));
     let fields: Vec<u64> = line.split_whitespace().skip(3).map(|field| field.parse().unwrap()).collect();
     let add = |at: [usize; 3]| at.iter().map(|at| fields[*at]).sum();
     Diskstats { requests: add([0, 4, 11]), milliseconds: add([3, 7, 14]) }

@@ -1,6 +1,14 @@
 //! What the tests of the built plugin share: where it is, how to ask it, a pmcd of our own.
 
-#![allow(dead_code, missing_docs, unsafe_code, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(
+    dead_code,
+    missing_docs,
+    unsafe_code,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
 
 pub mod block;
 pub mod load;

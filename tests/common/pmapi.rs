@@ -29,6 +29,7 @@ pub struct RawResult {
 
 unsafe extern "C" {
     fn pmNewContext(kind: c_int, name: *const c_char) -> c_int;
+    fn pmUseContext(context: c_int) -> c_int;
     fn pmDestroyContext(context: c_int) -> c_int;
     fn pmLookupName(count: c_int, names: *const *const c_char, pmids: *mut u32) -> c_int;
     fn pmFetch(count: c_int, pmids: *mut u32, result: *mut *mut RawResult) -> c_int;
@@ -77,6 +78,12 @@ impl Context {
     pub fn host(name: &str) -> Self {
         // SAFETY: as above.
         unsafe { Self(check("pmNewContext", pmNewContext(1, text(name).as_ptr()))) }
+    }
+
+    /// Has the calls that follow use this context.
+    pub fn use_it(&self) {
+        // SAFETY: the handle is ours.
+        unsafe { pmUseContext(self.0) };
     }
 
     pub fn lookup(&self, names: &[&str]) -> Vec<u32> {

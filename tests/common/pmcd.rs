@@ -18,6 +18,59 @@ use super::run;
 use super::stdout;
 use super::wait_for;
 
+/// The plugin that PCP itself ships, with these of its modules. It reads its configuration in
+/// PCP's directory of agents, so that is another one, and so are its cache files.
+pub struct StockTree(Scratch);
+
+impl StockTree {
+    pub fn new(modules: &[&str]) -> Self {
+        let scratch = Scratch::new("stock");
+        let dir = scratch.path();
+        let own = dir.join("pmdas/bpf");
+        fs::create_dir_all(&own).unwrap();
+        fs::create_dir_all(dir.join("var/config/pmda")).unwrap();
+        std::os::unix::fs::symlink(pcp_conf("PCP_PMDAS_DIR").join("bpf/modules"), own.join("modules")).unwrap();
+        let sections: String = modules.iter().map(|module| format!("[{module}.so]\nenabled = true\n")).collect();
+        fs::write(own.join("bpf.conf"), sections).unwrap();
+        let moved = [("PCP_PMDAS_DIR", dir.join("pmdas")), ("PCP_VAR_DIR", dir.join("var"))];
+        scratch.file("pcp.conf", moved_conf(&moved));
+        scratch.file("root_bpf", "root {\n\tbpf\t157:*:*\n}\n");
+        Self(scratch)
+    }
+
+    pub fn plugin(&self) -> PathBuf {
+        pcp_conf("PCP_PMDAS_DIR").join("bpf/pmda_bpf.so")
+    }
+
+    /// For PCP_CONF of a process that loads it.
+    pub fn pcp_conf(&self) -> PathBuf {
+        self.0.path().join("pcp.conf")
+    }
+
+    /// Has this very process load it so. To be called before libpcp reads its configuration.
+    pub fn enter(&self) {
+        // SAFETY: no other thread reads the environment yet.
+        unsafe { std::env::set_var("PCP_CONF", self.pcp_conf()) };
+    }
+
+    /// A pmcd with it alone.
+    pub fn pmcd(&self, name: &str) -> Pmcd {
+        let agents = [("bpf", 157, "bpf_init", &*self.plugin())];
+        let pmdas = self.0.path().join("pmdas");
+        Pmcd::start_with(name, &agents, &[&self.0.path().join("root_bpf")], As::Foreground, None, Some(&pmdas))
+    }
+}
+
+/// The system's pcp.conf with these variables changed.
+fn moved_conf(moved: &[(&str, PathBuf)]) -> String {
+    let conf = fs::read_to_string("/etc/pcp.conf").expect("/etc/pcp.conf: is PCP installed?");
+    let lines = conf.lines().map(|line| {
+        let to = moved.iter().find(|(variable, _)| line.starts_with(&format!("{variable}=")));
+        to.map_or(format!("{line}\n"), |(variable, path)| format!("{variable}={}\n", path.display()))
+    });
+    lines.collect()
+}
+
 /// How pmcd is started.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum As {
@@ -31,7 +84,6 @@ pub struct Pmcd {
     scratch: Scratch,
     port: u16,
     child: Option<Child>,
-    _pmdas: Option<Scratch>,
 }
 
 /// A variable of /etc/pcp.conf.
@@ -51,7 +103,13 @@ pub fn user(name: &str) -> (u32, u32) {
 
 impl Pmcd {
     /// Starts one with these agents (name, domain, init function, DSO) beside pmcd's own.
-    pub fn start(name: &str, agents: &[(&str, u32, &str, &Path)], pmns: &[&Path], how: As, config: Option<&Path>) -> Self {
+    pub fn start(
+        name: &str,
+        agents: &[(&str, u32, &str, &Path)],
+        pmns: &[&Path],
+        how: As,
+        config: Option<&Path>,
+    ) -> Self {
         Self::start_with(name, agents, pmns, how, config, None)
     }
 
@@ -61,7 +119,7 @@ impl Pmcd {
         pmns: &[&Path],
         how: As,
         config: Option<&Path>,
-        pmdas: Option<Scratch>,
+        pmdas: Option<&Path>,
     ) -> Self {
         let scratch = Scratch::new(name);
         let dir = scratch.path();
@@ -71,10 +129,9 @@ impl Pmcd {
         }
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let user_name = if how == As::Daemon { "pcp" } else { "root" };
-        let conf = fs::read_to_string("/etc/pcp.conf").expect("/etc/pcp.conf: is PCP installed?");
         let system_pmdas = pcp_conf("PCP_PMDAS_DIR");
         let moved = [
-            ("PCP_PMDAS_DIR", pmdas.as_ref().map_or(system_pmdas.clone(), |own| own.path().to_owned())),
+            ("PCP_PMDAS_DIR", pmdas.map_or(system_pmdas.clone(), Path::to_owned)),
             ("PCP_RUN_DIR", own("run")),
             ("PCP_TMP_DIR", own("tmp")),
             ("PCP_TMPFILE_DIR", own("tmp")),
@@ -85,14 +142,7 @@ impl Pmcd {
             ("PCP_USER", PathBuf::from(user_name)),
             ("PCP_GROUP", PathBuf::from(user_name)),
         ];
-        let conf: String = conf
-            .lines()
-            .map(|line| {
-                let to = moved.iter().find(|(variable, _)| line.starts_with(&format!("{variable}=")));
-                to.map_or(format!("{line}\n"), |(variable, path)| format!("{variable}={}\n", path.display()))
-            })
-            .collect();
-        scratch.file("pcp.conf", conf);
+        scratch.file("pcp.conf", moved_conf(&moved));
         let mut lines = format!("pmcd\t2\tdso\tpmcd_init\t{}\n", system_pmdas.join("pmcd/pmda_pmcd.so").display());
         for (name, domain, init, dso) in agents {
             lines += &format!("{name}\t{domain}\tdso\t{init}\t{}\n", dso.display());
@@ -109,7 +159,7 @@ impl Pmcd {
                 chown(own(sub), Some(uid), Some(gid)).unwrap();
             }
         }
-        let mut pmcd = Self { scratch, port, child: None, _pmdas: pmdas };
+        let mut pmcd = Self { scratch, port, child: None };
         let mut command = pmcd.command(pcp_conf("PCP_BINADM_DIR").join("pmcd"));
         if how == As::Foreground {
             command.arg("-f");
@@ -141,22 +191,6 @@ impl Pmcd {
     /// One with the plugin alone.
     pub fn with(name: &str, plugin: &Path, how: As, config: Option<&Path>) -> Self {
         Self::start(name, &[("bpf", 157, "bpf_init", plugin)], &[&root().join("pmns/root_bpf")], how, config)
-    }
-
-    /// One with the plugin that PCP itself ships, with these of its modules. It reads its
-    /// configuration in PCP's directory of agents, so that is moved too.
-    pub fn stock(name: &str, modules: &[&str]) -> Self {
-        let scratch = Scratch::new(&format!("{name}-pmdas"));
-        let installed = pcp_conf("PCP_PMDAS_DIR").join("bpf");
-        let own = scratch.path().join("bpf");
-        fs::create_dir(&own).unwrap();
-        std::os::unix::fs::symlink(installed.join("modules"), own.join("modules")).unwrap();
-        let sections: String = modules.iter().map(|module| format!("[{module}.so]\nenabled = true\n")).collect();
-        fs::write(own.join("bpf.conf"), sections).unwrap();
-        let pmns = scratch.file("root_bpf", "root {\n\tbpf\t157:*:*\n}\n");
-        let dso = installed.join("pmda_bpf.so");
-        let agents = [("bpf", 157, "bpf_init", dso.as_path())];
-        Self::start_with(name, &agents, &[&pmns], As::Foreground, None, Some(scratch))
     }
 
     /// A program in this pmcd's environment.
