@@ -9,9 +9,7 @@
 #include <bpf/bpf_core_read.h>
 #include <bpf/bpf_tracing.h>
 
-#define MAX_DISKS 1024
 #define CLAIM_TRIES 4
-#define HINT_BITS 8
 #define GOLDEN_RATIO_64 0x61c8864680b583ebULL /* include/linux/hash.h */
 
 char LICENSE[] SEC("license") = "GPL";
@@ -33,7 +31,7 @@ const volatile union disk_name other_stacked = { .text = "other-stacked" };
  * leaves the cache, so what every request needs lies together.
  */
 struct biolatency_row {
-	union disk_name name; /* of the key, to verify hints */
+	union disk_name name; /* of the key: whose row this is */
 	u64 latency_sum;
 	u64 queue_sum;
 	u64 total_sum;
@@ -55,12 +53,12 @@ struct biolatency_key {
 
 MAPPED(keys, struct biolatency_key);
 
-u32 next_index; /* the first key that nobody has claimed */
+u32 next_index; /* where to look for a free key */
 
 /* Which CPU may write a key: the one whose insertion succeeded. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, MAX_DISKS);
+	__uint(max_entries, 1); /* as keys */
 	__type(key, u32);
 	__type(value, u32);
 } claims SEC(".maps");
@@ -68,18 +66,10 @@ struct {
 /* The index of a disk's key, by name. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, MAX_DISKS);
+	__uint(max_entries, 1); /* as keys */
 	__type(key, union disk_name);
 	__type(value, u32);
 } indices SEC(".maps");
-
-/* Where a name was found last, by its hash: cheaper than a hash table, and verified. */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1 << HINT_BITS);
-	__type(key, u32);
-	__type(value, u32);
-} hints SEC(".maps");
 
 static __always_inline bool same_name(const union disk_name *a, const union disk_name *b)
 {
@@ -108,34 +98,41 @@ static __always_inline void write_key(u32 index, const volatile union disk_name 
 	key->used = 1;
 }
 
-/*
- * A key for a disk not seen before: the next free one, else one of the two
- * that take the rest. Two CPUs that meet a new disk at once take a key each;
- * user space adds up keys of one name. Negative where too many met at once.
- */
-static __noinline int new_index(union disk_name *name)
+static __always_inline bool claim(u32 index)
 {
-	u32 index, tries, stacked, one = 1;
+	u32 one = 1;
+
+	return !bpf_map_update_elem(&claims, &index, &one, BPF_NOEXIST);
+}
+
+/*
+ * A key for a disk not seen before: the preferred one, else the next free one,
+ * else one of the two that take the rest. Two CPUs that meet a new disk at once
+ * take a key each; user space adds up keys of one name. Negative where the
+ * search took too long: the next request goes on where it ended.
+ */
+static __noinline int new_index(union disk_name *name, u32 preferred)
+{
+	u32 index = preferred, tries, stacked;
 
 	if (!name)
 		return -1;
 	stacked = is_stacked(name);
 	for (tries = 0; tries < CLAIM_TRIES; tries++) {
-		index = next_index;
 		if (index >= disks) {
 			index = disks + stacked;
 			write_key(index, stacked ? &other_stacked : &other, stacked);
-			goto found;
+			break;
 		}
-		/* whoever inserts owns the key; the others see the next one here */
-		if (!bpf_map_update_elem(&claims, &index, &one, BPF_NOEXIST)) {
-			next_index = index + 1;
+		if (claim(index)) {
 			write_key(index, name, stacked);
-			goto found;
+			break;
 		}
+		index = next_index;
+		next_index = index + (index < disks);
 	}
-	return -1;
-found:
+	if (tries == CLAIM_TRIES)
+		return -1;
 	bpf_map_update_elem(&indices, name, &index, 0);
 	return index;
 }
@@ -148,34 +145,41 @@ static __always_inline struct biolatency_row *row_at(u32 index)
 	return bpf_map_lookup_elem(&rows, &index);
 }
 
-static __always_inline struct biolatency_row *row_of(struct gendisk *disk)
+/* Where the preferred row is not, or not yet, this disk's. */
+static __noinline int find_index(union disk_name *name, u32 preferred)
 {
-	u64 *words = (u64 *)disk->disk_name;
-	union disk_name name = { .word = { words[0], words[1], words[2], words[3] } };
-	u32 hash = (name.word[0] ^ name.word[1]) * GOLDEN_RATIO_64 >> (64 - HINT_BITS);
-	u32 *hint = bpf_map_lookup_elem(&hints, &hash);
 	struct biolatency_row *row;
 	u32 *known;
 	int index;
 
-	if (!hint)
-		return NULL;
-	row = row_at(*hint);
+	if (!name)
+		return -1;
+	known = bpf_map_lookup_elem(&indices, name);
+	index = known ? (int)*known : new_index(name, preferred);
+	row = row_at(index < 0 ? disks : index);
+	if (!row)
+		return -1;
+	if (index < 0)
+		count(&row->lost, 1, true);
+	else if ((u32)index < disks)
+		row->name = *name;
+	return index;
+}
+
+/* The preferred row is where the hash of the name points; the name in it decides. */
+static __always_inline struct biolatency_row *row_of(struct gendisk *disk)
+{
+	u64 *words = (u64 *)disk->disk_name;
+	union disk_name name = { .word = { words[0], words[1], words[2], words[3] } };
+	u32 hash = (name.word[0] ^ name.word[1]) * GOLDEN_RATIO_64 >> 32;
+	u32 preferred = (u64)hash * disks >> 32;
+	struct biolatency_row *row = row_at(preferred);
+	int index;
+
 	if (row && same_name(&row->name, &name))
 		return row;
-	known = bpf_map_lookup_elem(&indices, &name);
-	index = known ? (int)*known : new_index(&name);
-	if (index < 0) {
-		row = row_at(disks);
-		if (row)
-			count(&row->lost, 1, true);
-		return NULL;
-	}
-	*hint = index;
-	row = row_at(index);
-	if (row && (u32)index < disks)
-		row->name = name;
-	return row;
+	index = find_index(&name, preferred);
+	return index < 0 ? NULL : row_at(index);
 }
 
 /* As blk_account_io_done() decides. */
@@ -192,12 +196,14 @@ static __always_inline bool counted_by_diskstats(struct request *rq)
 
 static __always_inline struct gendisk *disk_of(struct request *rq)
 {
-	return bpf_core_field_exists(rq->rq_disk) ? rq->rq_disk : rq->q->disk;
+	/* the kernel counts in the same cache line of part next, but reads nothing of rq->q */
+	return bpf_core_field_exists(rq->rq_disk) ? rq->rq_disk : rq->part->bd_disk;
 }
 
 static __always_inline int completed(struct request *rq)
 {
 	u64 now, start = rq->start_time_ns, issue = rq->io_start_time_ns;
+	u32 queue_bucket, latency_bucket, larger;
 	struct biolatency_row *row;
 	struct gendisk *disk;
 	bool shared = cpus == 1;
@@ -213,16 +219,21 @@ static __always_inline int completed(struct request *rq)
 		count(&row->lost, 1, shared);
 		return 0;
 	}
-	count(&row->total[hist_us_bucket(now - start)], 1, shared);
 	count(&row->total_sum, now - start, shared);
 	if (!issue) {
+		count(&row->total[hist_us_bucket(now - start) & (HIST_US_BUCKETS - 1)], 1, shared);
 		count(&row->unstamped, 1, shared);
 		return 0;
 	}
-	count(&row->latency[hist_us_bucket(now - issue)], 1, shared);
 	count(&row->latency_sum, now - issue, shared);
-	count(&row->queue[hist_us_bucket(issue - start)], 1, shared);
 	count(&row->queue_sum, issue - start, shared);
+	latency_bucket = hist_us_bucket(now - issue) & (HIST_US_BUCKETS - 1);
+	queue_bucket = hist_us_bucket(issue - start) & (HIST_US_BUCKETS - 1);
+	larger = latency_bucket > queue_bucket ? latency_bucket : queue_bucket;
+	count(&row->latency[latency_bucket], 1, shared);
+	count(&row->queue[queue_bucket], 1, shared);
+	count(&row->total[hist_us_bucket_of_sum(larger, now - start) & (HIST_US_BUCKETS - 1)], 1,
+	      shared);
 	return 0;
 }
 

@@ -54,18 +54,17 @@ struct gendisk {
 	char disk_name[32];
 };
 
-struct request_queue {
-	struct gendisk *disk;
+struct block_device {
+	struct gendisk *bd_disk;
 };
 
 struct request {
-	struct request_queue *q;
 	u32 rq_flags;
 	u32 __data_len;
-	void *part;
+	struct block_device *part; /* another type where there is rq_disk */
 	u64 start_time_ns;
 	u64 io_start_time_ns;
-	struct gendisk *rq_disk; /* before 5.16, commit f3fa33acca9f */
+	struct gendisk *rq_disk; /* before 5.17, commit f3fa33acca9f */
 };
 
 #pragma clang attribute pop

@@ -12,6 +12,7 @@ use std::thread;
 use once_cell::sync::OnceCell;
 
 use crate::agent::BpfAgent;
+use crate::catalog;
 use crate::catalog::Catalog;
 use crate::catalog::Module;
 use crate::catalog::Shape;
@@ -73,27 +74,39 @@ impl Host {
 
 fn load_all(modules: &'static [(u16, &'static Module)]) -> Vec<State> {
     let (path, settings) = configuration(modules);
-    let kernel = OnceCell::new();
-    let descriptors = HighDescriptors::raise();
-    let decide = |module: &Module, settings: &Settings| match &module.shape {
-        Shape::Status => State::Own,
-        Shape::Mapped(_) if !settings.enabled => State::Disabled(match &path {
-            Some(path) => format!("disabled in {}", path.display()),
-            None => "disabled by default".to_owned(),
-        }),
-        Shape::Mapped(mapped) => {
-            let kernel = kernel.get_or_init(Kernel::read);
-            match ebpf::load(module.name, mapped, &settings.options, kernel, &descriptors) {
+    let wanted = |at: usize| settings.get(at).is_some_and(|own| own.enabled);
+    let to_load: Vec<(usize, &Module, &catalog::Mapped)> = modules
+        .iter()
+        .enumerate()
+        .filter_map(|(at, (_, module))| match &module.shape {
+            Shape::Mapped(mapped) if wanted(at) => Some((at, *module, mapped)),
+            _ => None,
+        })
+        .collect();
+    let mut states: Vec<State> = modules
+        .iter()
+        .map(|(_, module)| match (&module.shape, &path) {
+            (Shape::Status, _) => State::Own,
+            (Shape::Mapped(_), Some(path)) => State::Disabled(format!("disabled in {}", path.display())),
+            (Shape::Mapped(_), None) => State::Disabled("disabled by default".to_owned()),
+        })
+        .collect();
+    if !to_load.is_empty() {
+        let (kernel, descriptors) = (Kernel::read(), HighDescriptors::raise());
+        let loaded = in_parallel(&to_load, |(at, module, mapped)| {
+            let options = settings.get(*at).map(|own| own.options.as_slice()).unwrap_or_default();
+            match ebpf::load(module.name, mapped, options, &kernel, &descriptors) {
                 Ok(loaded) => State::Running(Mapped::new(loaded).into()),
                 Err(unavailable) => State::Unavailable(unavailable),
             }
+        });
+        let panicked = || State::Unavailable(Unavailable::Defect("panic while loading".to_owned()));
+        for ((at, ..), state) in to_load.iter().zip(loaded) {
+            if let Some(place) = states.get_mut(*at) {
+                *place = state.unwrap_or_else(panicked);
+            }
         }
-    };
-    let states = in_parallel(modules.iter().zip(&settings), |((_, module), settings)| decide(module, settings));
-    let states: Vec<State> = states
-        .into_iter()
-        .map(|state| state.unwrap_or_else(|| State::Unavailable(Unavailable::Defect("panic while loading".to_owned()))))
-        .collect();
+    }
     for (state, (_, module)) in states.iter().zip(modules) {
         if let State::Unavailable(why) = state {
             log(Level::Warning, &format!("module {} is unavailable: {why}", module.name));
@@ -108,17 +121,18 @@ fn load_all(modules: &'static [(u16, &'static Module)]) -> Vec<State> {
     states
 }
 
-/// The results of `work` on every item, each in a thread of its own; `None` of one that panicked.
-/// Signals belong to the host: the threads block them all.
-fn in_parallel<I: Send, T: Send>(items: impl Iterator<Item = I>, work: impl Fn(I) -> T + Sync) -> Vec<Option<T>> {
-    let blocked = BlockedSignals::all();
+/// The results of `work` on every item; `None` of one that panicked. The last is done here,
+/// each other one in a thread of its own. Signals belong to the host: the threads block all.
+fn in_parallel<I: Sync, T: Send>(items: &[I], work: impl Fn(&I) -> T + Sync) -> Vec<Option<T>> {
+    let Some((last, others)) = items.split_last() else { return Vec::new() };
     let work = &work;
-    let results = thread::scope(|scope| {
-        let threads: Vec<_> = items.map(|item| scope.spawn(move || work(item))).collect();
-        threads.into_iter().map(|thread| thread.join().ok()).collect()
-    });
-    drop(blocked);
-    results
+    thread::scope(|scope| {
+        let blocked = BlockedSignals::all();
+        let threads: Vec<_> = others.iter().map(|item| scope.spawn(move || work(item))).collect();
+        drop(blocked);
+        let here = catch_unwind(AssertUnwindSafe(|| work(last))).ok();
+        threads.into_iter().map(|thread| thread.join().ok()).chain([here]).collect()
+    })
 }
 
 /// Threads started while it lives inherit a mask that blocks all signals.

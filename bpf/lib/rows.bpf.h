@@ -68,12 +68,19 @@ static __always_inline u32 hist_ns_bucket(u64 ns)
  */
 static __always_inline u32 hist_us_bucket(u64 ns)
 {
-	u32 log = log2_u64(ns), bucket;
+	u32 bucket;
 
-	if (log < 10)
+	if (ns < 2000)
 		return 0;
-	bucket = log - 10 + (1 - exceeds(1000ULL << ((log - 9) & 63), ns));
+	bucket = log2_u64(ns) - 9;
+	bucket -= exceeds(1000ULL << (bucket & 63), ns);
 	return bucket < HIST_US_BUCKETS ? bucket : HIST_US_BUCKETS - 1;
+}
+
+/* The bucket of a sum of two durations, of which this is the larger one's bucket. */
+static __always_inline u32 hist_us_bucket_of_sum(u32 larger, u64 ns)
+{
+	return larger + (larger < HIST_US_BUCKETS - 1 && ns >= 2000ULL << larger);
 }
 
 /*

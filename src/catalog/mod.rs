@@ -122,6 +122,8 @@ pub struct Keys {
     pub noun: &'static str,
     /// The option that bounds their number. Two further entries take what exceeds it.
     pub option: &'static str,
+    /// Further maps with an entry per key.
+    pub sized: &'static [&'static str],
     /// The constant of the program that says how many rows a key has: one per CPU, or one for
     /// all where those would take more than [`Keys::PER_CPU_BYTES`].
     pub cpus: &'static str,

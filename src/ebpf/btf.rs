@@ -1,107 +1,71 @@
-//! A look through the kernel's BTF for names, without libbpf's index of all types: that takes
-//! longer than all else here, and cannot be shared between threads.
+//! Which names occur in the kernel's BTF.
 //!
-//! The format is that of Documentation/bpf/btf.rst.
+//! libbpf's index of all types takes longer to build than all else here, and cannot be shared
+//! between threads. Whether a type exists is told by the section of strings alone: it holds
+//! each name once, and no name that no type has (Documentation/bpf/btf.rst; pahole removes
+//! duplicates and what is not used).
 
-use std::collections::BTreeSet;
+use std::ops::Range;
+
+use memchr::memmem;
 
 const MAGIC: u16 = 0xeb9f;
-const KIND_TYPEDEF: u32 = 8;
 
-/// Names of the typedefs that begin with `prefix`, without it. `None` if `bytes` is not BTF of
-/// a kind known here.
-pub(super) fn typedefs(bytes: &[u8], prefix: &str) -> Option<BTreeSet<String>> {
-    let word = |at: usize| bytes.get(at..)?.first_chunk().map(|word| u32::from_ne_bytes(*word));
-    let magic = bytes.first_chunk().map(|half| u16::from_ne_bytes(*half))?;
-    if magic != MAGIC {
+/// Where the strings lie in `bytes`, `None` if that is not BTF.
+pub(super) fn strings(bytes: &[u8]) -> Option<Range<usize>> {
+    let word = |at: usize| bytes.get(at..)?.first_chunk().map(|word| u32::from_ne_bytes(*word) as usize);
+    if bytes.first_chunk().map(|half| u16::from_ne_bytes(*half)) != Some(MAGIC) {
         return None;
     }
-    let header = word(4)? as usize;
-    let (types, types_len) = (header + word(8)? as usize, word(12)? as usize);
-    let (strings, strings_len) = (header + word(16)? as usize, word(20)? as usize);
-    let strings = bytes.get(strings..strings.checked_add(strings_len)?)?;
-    let mut found = BTreeSet::new();
-    let (mut at, end) = (types, types.checked_add(types_len)?);
-    while at < end {
-        let (name, info) = (word(at)? as usize, word(at + 4)?);
-        let (kind, count) = (info >> 24 & 0x1f, (info & 0xffff) as usize);
-        if kind == KIND_TYPEDEF
-            && let Some(rest) = strings.get(name..).and_then(|text| text.strip_prefix(prefix.as_bytes()))
-        {
-            let name = rest.split(|&byte| byte == 0).next().unwrap_or_default();
-            found.insert(String::from_utf8_lossy(name).into_owned());
-        }
-        at += 12 + extra(kind, count)?;
-    }
-    Some(found)
+    // struct btf_header: magic, version, flags; hdr_len, type_off, type_len, str_off, str_len
+    let start = word(4)?.checked_add(word(16)?)?;
+    let range = start..start.checked_add(word(20)?)?;
+    bytes.get(range.clone()).map(|_| range)
 }
 
-/// Bytes behind a type of this kind.
-fn extra(kind: u32, count: usize) -> Option<usize> {
-    Some(match kind {
-        // integer, variable, declaration tag
-        1 | 14 | 17 => 4,
-        // array
-        3 => 12,
-        // structure, union, section of variables, 64-bit enumeration
-        4 | 5 | 15 | 19 => 12 * count,
-        // enumeration, function prototype
-        6 | 13 => 8 * count,
-        // pointer, forward, typedef, volatile, const, restrict, function, float, type tag
-        2 | 7..=12 | 16 | 18 => 0,
-        _ => return None,
-    })
+/// Whether `name` is one of the NUL-terminated strings.
+pub(super) fn contains(strings: &[u8], name: &str) -> bool {
+    memmem::find(strings, format!("\0{name}\0").as_bytes()).is_some()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Header, then an integer, a structure of two members, and two typedefs.
+    const STRINGS: &[u8] = b"\0int\0btf_trace_sched_switch\0sched\0";
+
+    /// A header, one integer type, and the strings.
     fn sample() -> Vec<u8> {
-        let strings = b"\0int\0btf_trace_sched_switch\0other_t\0";
-        let types: Vec<u32> = [
-            [1, 1 << 24, 4, 0].to_vec(),
-            [0, 4 << 24 | 2, 8, 1, 1, 0, 1, 1, 32].to_vec(),
-            [5, 8 << 24, 1].to_vec(),
-            [28, 8 << 24, 1].to_vec(),
-        ]
-        .concat();
-        let types_len = types.len() as u32 * 4;
         let mut bytes = MAGIC.to_ne_bytes().to_vec();
         bytes.extend([1, 0]);
-        for word in [24, 0, types_len, types_len, strings.len() as u32] {
+        for word in [24, 0, 16, 16, STRINGS.len() as u32, 1, 1 << 24, 4, 32] {
             bytes.extend(u32::to_ne_bytes(word));
         }
-        bytes.extend(types.into_iter().flat_map(u32::to_ne_bytes));
-        bytes.extend(strings);
+        bytes.extend(STRINGS);
         bytes
     }
 
     #[test]
-    fn finds_what_begins_so() {
-        let found = typedefs(&sample(), "btf_trace_").unwrap();
-        assert_eq!(found.into_iter().collect::<Vec<_>>(), ["sched_switch"]);
+    fn whole_names_only() {
+        let bytes = sample();
+        let found = &bytes[strings(&bytes).unwrap()];
+        assert_eq!(found, STRINGS);
+        assert!(contains(found, "btf_trace_sched_switch") && contains(found, "sched"));
+        assert!(!contains(found, "btf_trace_sched") && !contains(found, "switch"));
     }
 
     #[test]
     fn damage_is_told_and_never_read_past() {
-        assert_eq!(typedefs(b"", "x"), None);
-        assert_eq!(typedefs(b"not BTF at all, but long enough", "x"), None);
+        assert_eq!(strings(b""), None);
+        assert_eq!(strings(b"not BTF at all, but long enough"), None);
         let whole = sample();
         for len in 0..whole.len() {
-            typedefs(&whole[..len], "btf_trace_");
+            assert_eq!(strings(&whole[..len]), None);
         }
-        for at in 0..whole.len() {
+        for at in 0..24 {
             let mut broken = whole.clone();
             broken[at] ^= 0xff;
-            typedefs(&broken, "btf_trace_");
+            strings(&broken);
         }
-    }
-
-    #[test]
-    fn this_kernels_tracepoints() {
-        let Ok(bytes) = std::fs::read("/sys/kernel/btf/vmlinux") else { return };
-        assert!(typedefs(&bytes, "btf_trace_").unwrap().contains("sched_switch"));
     }
 }

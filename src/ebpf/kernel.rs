@@ -2,13 +2,14 @@
 
 #![allow(unsafe_code)]
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::ptr;
+use std::ptr::NonNull;
 use std::slice;
 
 use super::btf;
@@ -18,21 +19,20 @@ const BTF: &str = "/sys/kernel/btf/vmlinux";
 /// Facts about the running kernel, read once for all modules that are loaded together.
 #[derive(Debug)]
 pub struct Kernel {
-    tracepoints: Result<BTreeSet<String>, String>,
+    btf: Result<(Contents, Range<usize>), String>,
     possible_cpus: usize,
 }
 
 impl Kernel {
-    /// Reads them, in some milliseconds.
+    /// Opens them.
     #[must_use]
     pub fn read() -> Self {
-        // include/trace/bpf_probe.h declares a typedef btf_trace_<name> per tracepoint
-        let tracepoints = with_contents(Path::new(BTF), |bytes| btf::typedefs(bytes, "btf_trace_"))
-            .map_err(|error| error.to_string())
-            .and_then(|found| found.ok_or_else(|| "not BTF".to_owned()));
+        let btf = Contents::of(Path::new(BTF)).map_err(|error| error.to_string()).and_then(|contents| {
+            let strings = btf::strings(contents.bytes()).ok_or("not BTF")?;
+            Ok((contents, strings))
+        });
         Self {
-            tracepoints: tracepoints
-                .map_err(|error| format!("kernel has no BTF ({BTF}: {error}); needs CONFIG_DEBUG_INFO_BTF")),
+            btf: btf.map_err(|error| format!("kernel has no BTF ({BTF}: {error}); needs CONFIG_DEBUG_INFO_BTF")),
             possible_cpus: libbpf_rs::num_possible_cpus().unwrap_or(1),
         }
     }
@@ -48,31 +48,58 @@ impl Kernel {
     /// # Errors
     /// When nothing can be told, and why.
     pub fn has(&self, section: &str) -> Result<bool, String> {
-        let tracepoints = self.tracepoints.as_ref().map_err(Clone::clone)?;
+        let (contents, strings) = self.btf.as_ref().map_err(Clone::clone)?;
+        let strings = contents.bytes().get(strings.clone()).unwrap_or_default();
         match section.split_once('/') {
-            Some(("tp_btf", name)) => Ok(tracepoints.contains(name)),
+            // include/trace/bpf_probe.h declares a typedef btf_trace_<name> per tracepoint
+            Some(("tp_btf", name)) => Ok(btf::contains(strings, &format!("btf_trace_{name}"))),
             _ => Err(format!("section {section} is not one that can be looked up")),
         }
     }
 }
 
-/// Looks at the contents of a file, mapped where it can be: sysfs gives out BTF in 1400 reads
-/// of a page each, and maps it from 6.16 on.
-fn with_contents<T>(path: &Path, look: impl Fn(&[u8]) -> T) -> io::Result<T> {
-    let file = File::open(path)?;
-    let len = usize::try_from(file.metadata()?.len()).unwrap_or(0);
-    // SAFETY: a new private mapping at an address of the kernel's choice.
-    let start = unsafe {
-        libc::mmap(ptr::null_mut(), len, libc::PROT_READ, libc::MAP_PRIVATE | libc::MAP_POPULATE, file.as_raw_fd(), 0)
-    };
-    if start == libc::MAP_FAILED {
-        return Ok(look(&fs::read(path)?));
+/// The contents of a file of sysfs that does not change: mapped where it can be, since sysfs
+/// gives out BTF in 1400 reads of a page each, and maps it from 6.16 on.
+#[derive(Debug)]
+enum Contents {
+    Mapped(NonNull<u8>, usize),
+    Read(Vec<u8>),
+}
+
+// SAFETY: what is mapped is only ever read.
+unsafe impl Send for Contents {}
+// SAFETY: as above.
+unsafe impl Sync for Contents {}
+
+impl Contents {
+    fn of(path: &Path) -> io::Result<Self> {
+        let file = File::open(path)?;
+        let len = usize::try_from(file.metadata()?.len()).unwrap_or(0);
+        // SAFETY: a new private mapping at an address of the kernel's choice.
+        let start =
+            unsafe { libc::mmap(ptr::null_mut(), len, libc::PROT_READ, libc::MAP_PRIVATE, file.as_raw_fd(), 0) };
+        match NonNull::new(start.cast::<u8>()) {
+            Some(first) if start != libc::MAP_FAILED => Ok(Self::Mapped(first, len)),
+            _ => fs::read(path).map(Self::Read),
+        }
     }
-    // SAFETY: len bytes are mapped, and the kernel's BTF does not change.
-    let result = look(unsafe { slice::from_raw_parts(start.cast(), len) });
-    // SAFETY: mapped above, no longer referred to.
-    unsafe { libc::munmap(start, len) };
-    Ok(result)
+
+    fn bytes(&self) -> &[u8] {
+        match self {
+            // SAFETY: len bytes are mapped until drop, and the kernel's BTF does not change.
+            Self::Mapped(start, len) => unsafe { slice::from_raw_parts(start.as_ptr(), *len) },
+            Self::Read(bytes) => bytes,
+        }
+    }
+}
+
+impl Drop for Contents {
+    fn drop(&mut self) {
+        if let Self::Mapped(start, len) = self {
+            // SAFETY: mapped in of(), no longer referred to.
+            unsafe { libc::munmap(start.as_ptr().cast(), *len) };
+        }
+    }
 }
 
 /// Why this process may not load programs, `None` where its capabilities suffice.

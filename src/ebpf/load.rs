@@ -264,7 +264,7 @@ impl<'a> Plan<'a> {
         for mut map in open.maps_mut() {
             if map.name() == self.mapped.rows.map {
                 map.set_max_entries(self.row_count)?;
-            } else if self.mapped.rows.keys.is_some_and(|keys| map.name() == keys.map) {
+            } else if self.mapped.rows.keys.is_some_and(|keys| is_per_key(keys, map.name())) {
                 map.set_max_entries(self.key_count)?;
             } else if map.name().to_string_lossy().ends_with(".rodata") {
                 let Some(bytes) = map.initial_value_mut() else { continue };
@@ -277,6 +277,10 @@ impl<'a> Plan<'a> {
         }
         Ok(())
     }
+}
+
+fn is_per_key(keys: &Keys, map: &OsStr) -> bool {
+    map == keys.map || keys.sized.iter().any(|own| map == *own)
 }
 
 fn map(object: &Object, name: &str, bytes: usize) -> libbpf_rs::Result<Memory> {

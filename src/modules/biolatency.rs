@@ -18,8 +18,15 @@ use crate::pmda::Type;
 use crate::pmda::Units;
 
 /// What its rows belong to.
-pub static DISKS: Keys =
-    Keys { map: "keys", layout: "biolatency_key", serial: 5, noun: "disk", option: "disks", cpus: "cpus" };
+pub static DISKS: Keys = Keys {
+    map: "keys",
+    layout: "biolatency_key",
+    serial: 5,
+    noun: "disk",
+    option: "disks",
+    sized: &["claims", "indices"],
+    cpus: "cpus",
+};
 
 static HOST: Buckets = Buckets { serial: 0, unit: Microsecond, over: Over::Host };
 static DISK: Buckets = Buckets { serial: 2, unit: Microsecond, over: Over::Keys };

@@ -42,6 +42,8 @@ impl Atom<'_> {
 
 /// Bytes of a pmValueBlock before its value.
 const BLOCK_HEADER: usize = ffi::PM_VAL_HDR_SIZE as usize;
+/// Bytes of a pmValueBlock that holds a 64-bit number.
+const NUMBER_BLOCK: usize = BLOCK_HEADER + size_of::<u64>();
 /// Bytes of a pmValueSet before its list.
 const SET_HEADER: usize = offset_of!(ffi::pmValueSet, vlist);
 
@@ -83,16 +85,15 @@ impl<'a> ValueSet<'a> {
         if self.ty != Type::U64 {
             return self.error(PmErr::Generic);
         }
-        const BLOCK: usize = BLOCK_HEADER + size_of::<u64>();
         let ids = instances.ids();
         let positions = self.pick.positions(ids, self.scratch);
         let len = positions.len();
-        let Some(mut chunk) = Chunk::new(self.pmid, len, BLOCK * len) else {
+        let Some(mut chunk) = Chunk::new(self.pmid, len, NUMBER_BLOCK * len) else {
             return;
         };
         let mut put = |position: usize| {
             if let Some(&id) = ids.get(position) {
-                chunk.block(id, Type::U64, &value(position, id).to_ne_bytes());
+                chunk.number(id, value(position, id));
             }
         };
         match positions {
@@ -133,8 +134,8 @@ impl<'a> ValueSet<'a> {
                     format = ffi::PM_VAL_INSITU;
                     chunk.in_place(*id, *number);
                 }
-                Atom::U64(number) => chunk.block(*id, Type::U64, &number.to_ne_bytes()),
-                Atom::Str(text) => chunk.block(*id, Type::String, until_nul(text)),
+                Atom::U64(number) => chunk.number(*id, *number),
+                Atom::Str(text) => chunk.text(*id, until_nul(text)),
             }
         }
         self.replace(chunk.finish(format));
@@ -171,6 +172,12 @@ impl Drop for ValueSet<'_> {
     }
 }
 
+/// The header of a pmValueBlock: its bit fields vtype and vlen, 8 and 24 bits, as pmapi.h
+/// orders them for either byte order. bindgen's setters go bit by bit, 50 ns each.
+const fn block_header(ty: Type, used: usize) -> u32 {
+    ty.code().cast_unsigned() << 24 | used as u32
+}
+
 fn until_nul(text: &str) -> &[u8] {
     text.as_bytes().split(|&byte| byte == 0).next().unwrap_or_default()
 }
@@ -179,7 +186,7 @@ fn until_nul(text: &str) -> &[u8] {
 fn atom_block(atom: &Atom<'_>) -> usize {
     match atom {
         Atom::U32(_) => 0,
-        Atom::U64(_) => BLOCK_HEADER + size_of::<u64>(),
+        Atom::U64(_) => NUMBER_BLOCK,
         Atom::Str(text) => (BLOCK_HEADER + until_nul(text).len() + 1).next_multiple_of(BLOCK_HEADER),
     }
 }
@@ -231,31 +238,47 @@ impl Chunk {
         }
     }
 
-    /// Text gets a NUL behind it.
     #[inline]
-    fn block(&mut self, id: i32, ty: Type, value: &[u8]) {
-        let terminator = usize::from(ty == Type::String);
-        let used = BLOCK_HEADER + value.len() + terminator;
-        if self.next_block + used > self.end || used > ffi::PM_VAL_VLEN_MAX as usize {
-            return;
-        }
-        let Some(entry) = self.entry(id) else { return };
-        // SAFETY: next_block + used lies within the chunk, checked above. A pmValueBlock is a
-        // 4-byte header (its bit fields are written by its own setters) and the bytes of the
-        // value; next_block is a multiple of 4.
-        unsafe {
-            let block = self.set.cast::<u8>().add(self.next_block);
-            let header: *mut ffi::pmValueBlock = block.cast();
-            ptr::write(header.cast::<u32>(), 0);
-            (*header).set_vtype(ty.code().cast_unsigned());
-            (*header).set_vlen(used as u32);
-            ptr::copy_nonoverlapping(value.as_ptr(), block.add(BLOCK_HEADER), value.len());
-            if terminator == 1 {
-                ptr::write(block.add(BLOCK_HEADER + value.len()), 0);
+    fn number(&mut self, id: i32, number: u64) {
+        if let Some(block) = self.next_block(id, NUMBER_BLOCK) {
+            // SAFETY: next_block found NUMBER_BLOCK bytes, enough for a header and a number.
+            unsafe {
+                block.cast::<u32>().write(block_header(Type::U64, NUMBER_BLOCK));
+                block.add(BLOCK_HEADER).cast::<u64>().write_unaligned(number);
             }
-            (*entry).value.pval = header;
         }
+    }
+
+    /// Gets a NUL behind it.
+    fn text(&mut self, id: i32, text: &[u8]) {
+        let used = BLOCK_HEADER + text.len() + 1;
+        if let Some(block) = self.next_block(id, used) {
+            // SAFETY: next_block found as many bytes as the header, the text and a NUL take.
+            unsafe {
+                block.cast::<u32>().write(block_header(Type::String, used));
+                ptr::copy_nonoverlapping(text.as_ptr(), block.add(BLOCK_HEADER), text.len());
+                block.add(BLOCK_HEADER + text.len()).write(0);
+            }
+        }
+    }
+
+    /// An entry for this instance that points to a block of `used` bytes, aligned to its
+    /// 4-byte header. `None`, and no entry, where the chunk was made too small for it.
+    #[inline]
+    fn next_block(&mut self, id: i32, used: usize) -> Option<*mut u8> {
+        if self.next_block + used > self.end || used > ffi::PM_VAL_VLEN_MAX as usize {
+            return None;
+        }
+        let entry = self.entry(id)?;
+        // SAFETY: next_block + used lies within the chunk; entry too, and a union field is
+        // written.
+        let block = unsafe {
+            let block = self.set.cast::<u8>().add(self.next_block);
+            (*entry).value.pval = block.cast();
+            block
+        };
         self.next_block += used.next_multiple_of(BLOCK_HEADER);
+        Some(block)
     }
 
     fn finish(self, format: u32) -> *mut ffi::pmValueSet {
@@ -265,5 +288,24 @@ impl Chunk {
             (*self.set).valfmt = format.cast_signed();
         }
         self.set
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_header_is_that_of_the_bit_fields() {
+        for (ty, used) in [(Type::U64, 12), (Type::String, 4 + 70_000), (Type::U32, 8)] {
+            let word = block_header(ty, used);
+            // SAFETY: a pmValueBlock is at least as large as its header, and plain data.
+            let block = unsafe {
+                let mut block: ffi::pmValueBlock = std::mem::zeroed();
+                (&raw mut block).cast::<u32>().write(word);
+                block
+            };
+            assert_eq!((block.vtype(), block.vlen() as usize), (ty.code().cast_unsigned(), used));
+        }
     }
 }

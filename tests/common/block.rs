@@ -88,15 +88,21 @@ pub fn settle(disk: &str) {
     });
 }
 
-/// Random direct reads of 4 kB.
+/// Random direct reads of 4 kB, one at a time.
 pub fn direct_reads(file: &str, count: u64) {
+    reads(file, count, 1);
+}
+
+/// Random direct reads of 4 kB, so many in flight.
+pub fn reads(file: &str, count: u64, depth: u32) {
     let output = run(Command::new("fio").args([
         "--name=reads",
         &format!("--filename={file}"),
         "--rw=randread",
         "--bs=4k",
         "--direct=1",
-        "--ioengine=psync",
+        if depth == 1 { "--ioengine=psync" } else { "--ioengine=libaio" },
+        &format!("--iodepth={depth}"),
         "--size=64M",
         "--io_size=100G",
         &format!("--number_ios={count}"),

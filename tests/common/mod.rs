@@ -125,7 +125,9 @@ pub fn parse(text: &str) -> Values {
             values.get_mut(&metric).unwrap().insert(name.to_owned(), value.trim_matches('"').to_owned());
         } else if let Some(value) = line.strip_prefix("    value ") {
             values.get_mut(&metric).unwrap().insert(String::new(), value.trim_matches('"').to_owned());
-        } else if line.starts_with("bpf.") && (line.contains(" PMID: ") || !line.contains(' ')) {
+        } else if line.starts_with(|c: char| c.is_ascii_lowercase())
+            && (line.contains(" PMID: ") || !line.contains(' '))
+        {
             metric = line.split(' ').next().unwrap().to_owned();
             values.insert(metric.clone(), BTreeMap::new());
         }
