@@ -52,17 +52,17 @@ impl BpfAgent {
         let reader = self.readers.get_mut(entry.module).and_then(Option::as_mut);
         let (generation, keys) = match (reader, entry.kind.keys()) {
             (Some(reader), Some(keys)) => {
-                if refresh && let Some(slots) = self.slots.get_mut(&keys.serial) {
-                    reader.find_keys(&mut |name| slots.slot(name));
+                if refresh {
+                    let slots = &mut self.slots;
+                    reader.find_keys(&mut |name| slots.get_mut(&keys.serial)?.slot(name));
                 }
                 (reader.generation(), reader.keys())
             }
             _ => (0, &[][..]),
         };
-        if let Some((known, instances)) = self.instances.get(&serial)
-            && *known == generation
-        {
-            return Some((entry.kind, Arc::clone(instances)));
+        match self.instances.get(&serial) {
+            Some((known, instances)) if *known == generation => return Some((entry.kind, Arc::clone(instances))),
+            _ => {}
         }
         let keys: Vec<(i32, String)> = keys.iter().map(|key| (key.slot, key.name.clone())).collect();
         let instances = Arc::new(entry.kind.instances(self.catalog.modules, &keys));

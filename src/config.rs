@@ -153,7 +153,7 @@ impl Reader<'_> {
     }
 
     fn line(&mut self, number: usize, bytes: &[u8]) {
-        let Ok(text) = str::from_utf8(bytes) else {
+        let Ok(text) = std::str::from_utf8(bytes) else {
             return self.mistake(
                 number,
                 format!("found {}, not UTF-8; the line is ignored", quote(&String::from_utf8_lossy(bytes))),
@@ -241,8 +241,10 @@ impl Reader<'_> {
         let Some(settings) = self.settings.get_mut(at) else { return };
         let accepted = match option {
             None => match value.to_ascii_lowercase().as_str() {
-                "true" => Ok(settings.enabled = true),
-                "false" => Ok(settings.enabled = false),
+                "true" | "false" => {
+                    settings.enabled = value.eq_ignore_ascii_case("true");
+                    Ok(())
+                }
                 _ => Err("true, false".to_owned()),
             },
             Some(own) => match value.parse::<u32>() {
@@ -306,7 +308,10 @@ mod tests {
     static TASKS: Module =
         Module { name: "tasks", summary: "", default: false, options: &[], metrics: &[], shape: Shape::Status };
 
-    fn read(text: &[u8]) -> (Vec<(bool, Option<u32>)>, Vec<String>, Vec<String>) {
+    /// Per module: enabled, its option; then mistakes and missing modules.
+    type Found = (Vec<(bool, Option<u32>)>, Vec<String>, Vec<String>);
+
+    fn read(text: &[u8]) -> Found {
         let config = parse(text, &[&DISKS, &TASKS]);
         let settings = config.settings.iter().map(|own| (own.enabled, own.option("rows"))).collect();
         (settings, config.mistakes.iter().map(ToString::to_string).collect(), config.missing)

@@ -63,7 +63,8 @@ fn main() {
     let only = arguments.iter().skip(1).find(|own| !own.starts_with("--"));
     let wanted = |name: &str| only.is_none_or(|only| name.contains(only.as_str()));
     let stock = StockTree::new(&["runqlat", "biolatency"]);
-    let sections: [(&str, fn(&StockTree) -> Vec<Line>); 7] = [
+    type Measure = fn(&StockTree) -> Vec<Line>;
+    let sections: [(&str, Measure); 7] = [
         ("fetch in a local context", fetch::local),
         ("fetch through pmcd", fetch::through_pmcd),
         ("growth", fetch::growth),

@@ -112,7 +112,7 @@ fn conf<'a>(modules: impl Iterator<Item = &'a Module>) -> String {
         let _ = writeln!(out, "enabled = {}", module.default);
         for option in module.options {
             let text = format!("{}. From {} to {}.", option.help, option.min, option.max);
-            let _ = write!(out, "{}{} = {}\n", wrap(&text, 78, "# "), option.name, option.default);
+            let _ = writeln!(out, "{}{} = {}", wrap(&text, 78, "# "), option.name, option.default);
         }
     }
     out

@@ -297,7 +297,7 @@ fn memlock(fd: i32) -> u64 {
 
 fn classify(error: &libbpf_rs::Error, said: &[String]) -> Unavailable {
     let denied = error.kind() == ErrorKind::PermissionDenied;
-    if denied && let Some(missing) = kernel::missing_privilege() {
+    if let Some(missing) = kernel::missing_privilege().filter(|_| denied) {
         return Unavailable::Permission(missing);
     }
     let mut text = match messages::telling(said) {

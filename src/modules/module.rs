@@ -17,6 +17,7 @@ const STATS: &str = "Present only while the sysctl kernel.bpf_stats_enabled is 1
     every program, which costs some 75 ns per run.";
 const ASKED: &str = "Asks the kernel when fetched, one system call per program.";
 
+#[allow(clippy::too_many_arguments, reason = "a row of the table below")]
 const fn fact(
     item: u16,
     name: &'static str,

@@ -338,7 +338,7 @@ unsafe fn free_in_result(result: *mut ffi::pmInResult) -> *mut ffi::pmInResult {
 unsafe extern "C" fn text(ident: c_int, kind: c_int, buffer: *mut *mut c_char, ext: *mut ffi::pmdaExt) -> c_int {
     enter("text", ext, |registered| {
         let is_indom = kind & ffi::PM_TEXT_INDOM as c_int != 0;
-        let ident = ident.cast_unsigned();
+        let ident = ident as u32;
         let Some(own) = registered.texts.iter().find(|own| own.is_indom == is_indom && own.ident == ident) else {
             return PmErr::Text.code();
         };
@@ -382,7 +382,7 @@ unsafe extern "C" fn label(
     ext: *mut ffi::pmdaExt,
 ) -> c_int {
     enter("label", ext, |registered| {
-        let ident_unsigned = ident.cast_unsigned();
+        let ident_unsigned = ident as u32;
         if kind & ffi::PM_LABEL_INSTANCES as c_int == 0 || ident_unsigned == ffi::PM_INDOM_NULL {
             // SAFETY: the arguments are those that pmdaLabel(3) wants, passed on.
             return unsafe { ffi::pmdaLabel(ident, kind, sets, ext) };
@@ -419,7 +419,7 @@ unsafe fn instance_labels(
         // its first argument points to with memory of its own.
         unsafe {
             let mut set = first.add(at);
-            (*set).inst = one.id.cast_unsigned();
+            (*set).inst = one.id as u32;
             if let Some(labels) = labels {
                 ffi::pmdaAddLabels(&mut set, c"%s".as_ptr(), labels.as_ptr());
                 ffi::pmdaAddLabelFlags(set, ffi::PM_LABEL_INSTANCES as c_int);

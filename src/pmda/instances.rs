@@ -7,7 +7,7 @@ use std::ffi::c_int;
 use crate::ffi;
 
 /// The number that stands for no instance.
-pub(super) const IN_NULL: c_int = ffi::PM_IN_NULL.cast_signed();
+pub(super) const IN_NULL: c_int = ffi::PM_IN_NULL as i32;
 
 /// One instance: its number, which never changes meaning, and its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -133,26 +133,21 @@ mod tests {
 
     #[test]
     fn libpcp_structures() {
-        let mut listed = [3, 64];
-        let mut own = [ffi::pmInDomProfile {
-            indom: 5,
-            state: ffi::PM_PROFILE_EXCLUDE as i32,
-            instances_len: 2,
-            instances: listed.as_mut_ptr(),
-        }];
-        let profile =
-            ffi::pmProfile { state: ffi::PM_PROFILE_INCLUDE as i32, profile_len: 1, profile: own.as_mut_ptr() };
-        // SAFETY: the lists outlive the picks.
-        unsafe {
-            assert_eq!(Pick::of(&profile, 5), Pick::Only(&[3, 64]));
-            assert_eq!(Pick::of(&profile, 6), Pick::All);
-            assert_eq!(Pick::of(&profile, ffi::PM_INDOM_NULL), Pick::All);
-            assert_eq!(Pick::of(std::ptr::null(), 5), Pick::All);
-        }
-        own[0].state = ffi::PM_PROFILE_INCLUDE as i32;
-        // SAFETY: as above.
-        unsafe {
-            assert_eq!(Pick::of(&profile, 5), Pick::AllBut(&[3, 64]));
-        }
+        let pick = |state, listed: &mut [i32], indom| {
+            let instances_len = listed.len() as i32;
+            let mut own = [ffi::pmInDomProfile { indom: 5, state, instances_len, instances: listed.as_mut_ptr() }];
+            let state = ffi::PM_PROFILE_INCLUDE as i32;
+            let profile = ffi::pmProfile { state, profile_len: 1, profile: own.as_mut_ptr() };
+            // SAFETY: the profile and its lists outlive the pick, which is made into text here.
+            unsafe { format!("{:?}", Pick::of(&profile, indom)) }
+        };
+        let (include, exclude) = (ffi::PM_PROFILE_INCLUDE as i32, ffi::PM_PROFILE_EXCLUDE as i32);
+        assert_eq!(pick(exclude, &mut [3, 64], 5), "Only([3, 64])");
+        assert_eq!(pick(include, &mut [3, 64], 5), "AllBut([3, 64])");
+        assert_eq!(pick(exclude, &mut [], 5), "Only([])");
+        assert_eq!(pick(exclude, &mut [3], 6), "All");
+        assert_eq!(pick(exclude, &mut [3], ffi::PM_INDOM_NULL), "All");
+        // SAFETY: null is allowed.
+        assert_eq!(unsafe { Pick::of(std::ptr::null(), 5) }, Pick::All);
     }
 }

@@ -175,7 +175,7 @@ impl Drop for ValueSet<'_> {
 /// The header of a pmValueBlock: its bit fields vtype and vlen, 8 and 24 bits, as pmapi.h
 /// orders them for either byte order. bindgen's setters go bit by bit, 50 ns each.
 const fn block_header(ty: Type, used: usize) -> u32 {
-    ty.code().cast_unsigned() << 24 | used as u32
+    (ty.code() as u32) << 24 | used as u32
 }
 
 fn until_nul(text: &str) -> &[u8] {
@@ -234,7 +234,7 @@ impl Chunk {
     fn in_place(&mut self, id: i32, number: u32) {
         if let Some(entry) = self.entry(id) {
             // SAFETY: entry is inside the chunk; a union field is written.
-            unsafe { (*entry).value.lval = number.cast_signed() };
+            unsafe { (*entry).value.lval = number as i32 };
         }
     }
 
@@ -285,7 +285,7 @@ impl Chunk {
         // SAFETY: the set was allocated and its header initialised in new; ownership passes on.
         unsafe {
             (*self.set).numval = i32::try_from(self.len).unwrap_or(i32::MAX);
-            (*self.set).valfmt = format.cast_signed();
+            (*self.set).valfmt = format as i32;
         }
         self.set
     }
@@ -305,7 +305,7 @@ mod tests {
                 (&raw mut block).cast::<u32>().write(word);
                 block
             };
-            assert_eq!((block.vtype(), block.vlen() as usize), (ty.code().cast_unsigned(), used));
+            assert_eq!((block.vtype(), block.vlen() as usize), (ty.code() as u32, used));
         }
     }
 }

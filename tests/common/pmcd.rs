@@ -256,7 +256,7 @@ impl Drop for Pmcd {
     fn drop(&mut self) {
         let pid = self.pid();
         // SAFETY: the process is ours, found by the socket in our directory.
-        unsafe { libc::kill(pid.cast_signed(), libc::SIGTERM) };
+        unsafe { libc::kill(pid as i32, libc::SIGTERM) };
         if let Some(mut child) = self.child.take() {
             let _ = child.wait();
         }
