@@ -107,13 +107,14 @@ static __always_inline bool claim(u32 index)
 
 /*
  * A key for a disk not seen before: the preferred one, else the next free one,
- * else one of the two that take the rest. Two CPUs that meet a new disk at once
- * take a key each; user space adds up keys of one name. Negative where the
- * search took too long: the next request goes on where it ended.
+ * else one of the two that take the rest. Of two CPUs that meet a new disk at
+ * once the first to enter the name decides; where each took a key before, user
+ * space adds up keys of one name. Negative where the search took too long: the
+ * next request goes on where it ended.
  */
 static __noinline int new_index(union disk_name *name, u32 preferred)
 {
-	u32 index = preferred, tries, stacked;
+	u32 index = preferred, tries, stacked, *known;
 
 	if (!name)
 		return -1;
@@ -128,12 +129,19 @@ static __noinline int new_index(union disk_name *name, u32 preferred)
 			write_key(index, name, stacked);
 			break;
 		}
+		known = bpf_map_lookup_elem(&indices, name);
+		if (known)
+			return *known;
 		index = next_index;
 		next_index = index + (index < disks);
 	}
 	if (tries == CLAIM_TRIES)
 		return -1;
-	bpf_map_update_elem(&indices, name, &index, 0);
+	if (bpf_map_update_elem(&indices, name, &index, BPF_NOEXIST)) {
+		known = bpf_map_lookup_elem(&indices, name);
+		if (known)
+			return *known;
+	}
 	return index;
 }
 
@@ -230,6 +238,7 @@ static __always_inline int completed(struct request *rq)
 	latency_bucket = hist_us_bucket(now - issue) & (HIST_US_BUCKETS - 1);
 	queue_bucket = hist_us_bucket(issue - start) & (HIST_US_BUCKETS - 1);
 	larger = latency_bucket > queue_bucket ? latency_bucket : queue_bucket;
+	barrier(); /* readers take unchanged sums for an unchanged row */
 	count(&row->latency[latency_bucket], 1, shared);
 	count(&row->queue[queue_bucket], 1, shared);
 	count(&row->total[hist_us_bucket_of_sum(larger, now - start) & (HIST_US_BUCKETS - 1)], 1,

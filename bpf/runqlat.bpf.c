@@ -105,7 +105,8 @@ int BPF_PROG(on_switch, bool preempt, struct task_struct *prev, struct task_stru
 		return 0;
 	}
 	stamp->ktime = 0;
-	row->latency[hist_ns_bucket(now - since)]++;
 	row->latency_sum += now - since;
+	barrier(); /* readers take an unchanged sum for an unchanged row */
+	row->latency[hist_ns_bucket(now - since)]++;
 	return 0;
 }

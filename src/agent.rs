@@ -53,8 +53,10 @@ impl BpfAgent {
         let (generation, keys) = match (reader, entry.kind.keys()) {
             (Some(reader), Some(keys)) => {
                 if refresh {
-                    let slots = &mut self.slots;
-                    reader.find_keys(&mut |name| slots.get_mut(&keys.serial)?.slot(name));
+                    if let Some(slots) = self.slots.get_mut(&keys.serial) {
+                        reader.find_keys(&mut |name| slots.slot(name));
+                        slots.store();
+                    }
                 }
                 (reader.generation(), reader.keys())
             }
@@ -75,10 +77,13 @@ impl BpfAgent {
         if std::mem::replace(fresh, true) {
             return;
         }
-        if let Some(Some(reader)) = self.readers.get_mut(module) {
-            let slots = &mut self.slots;
-            let serial = self.catalog.keys(module).map(|keys| keys.serial);
-            reader.refresh(&mut |name| slots.get_mut(&serial?)?.slot(name));
+        let Some(Some(reader)) = self.readers.get_mut(module) else { return };
+        match self.catalog.keys(module).and_then(|keys| self.slots.get_mut(&keys.serial)) {
+            Some(slots) => {
+                reader.refresh(&mut |name| slots.slot(name));
+                slots.store();
+            }
+            None => reader.refresh(&mut |_| None),
         }
     }
 }
@@ -120,7 +125,8 @@ impl Agent for BpfAgent {
         let entry = self.catalog.indoms.get(&serial)?;
         let reader = self.readers.get(entry.module).and_then(Option::as_ref);
         entry.kind.labels(instance.id, |slot| {
-            let key = reader?.keys().iter().find(|key| key.slot == slot)?;
+            let keys = reader?.keys();
+            let key = keys.get(keys.binary_search_by_key(&slot, |key| key.slot).ok()?)?;
             Some((key.name.clone(), key.stacked))
         })
     }

@@ -153,6 +153,10 @@ impl Reader<'_> {
     }
 
     fn line(&mut self, number: usize, bytes: &[u8]) {
+        // what follows a section header that cannot be read belongs to no section known
+        if bytes.trim_ascii_start().starts_with(b"[") {
+            self.section = Section::Unknown;
+        }
         let Ok(text) = std::str::from_utf8(bytes) else {
             return self.mistake(
                 number,
@@ -273,12 +277,15 @@ impl Reader<'_> {
     }
 }
 
-/// The line up to a comment: a line that begins with `#` or `;`, or a `;` behind a space.
+/// The line up to a comment: a line that begins with `#` or `;`, or a `;` behind white space.
 fn without_comment(line: &str) -> &str {
     if line.starts_with(['#', ';']) {
         return "";
     }
-    line.find(" ;").map_or(line, |end| line.get(..end).unwrap_or(line)).trim_end()
+    let is_comment =
+        |(at, _): &(usize, &str)| line.get(..*at).is_some_and(|before| before.ends_with(char::is_whitespace));
+    let end = line.match_indices(';').find(is_comment).map_or(line.len(), |(at, _)| at);
+    line.get(..end).unwrap_or(line).trim_end()
 }
 
 /// What was found, short and on one line.
@@ -332,7 +339,7 @@ mod tests {
     fn everything_said() {
         for text in [
             "[disks]\nenabled = false\nrows = 7\n[tasks]\nenabled = true\n",
-            "[disks.so]\n  enabled=FALSE\n\trows = 7 ; seven\n[tasks.so]\nenabled : True",
+            "[disks.so]\n  enabled=FALSE\n\trows = 7\t; seven\n[tasks.so]\nenabled : True",
             "[tasks]\nenabled = true\n[disks]\nrows=7\nenabled=false",
         ] {
             let (settings, mistakes, _) = read(text.as_bytes());
@@ -369,6 +376,16 @@ mod tests {
             let (settings, mistakes, _) = read(&around);
             assert_eq!(settings, [(true, Some(9)), (true, None)], "{line}");
             assert!(mistakes.len() >= 3, "{line}: {mistakes:?}");
+        }
+    }
+
+    #[test]
+    fn a_broken_header_owns_what_follows_it() {
+        for header in [&b"[disks"[..], b"[disks.so] # c", b"[disks]x", b"[\xff]"] {
+            let text = [b"[tasks]\nenabled = true\n", header, b"\nenabled = false\nrows = 7\n[tasks]\n"].concat();
+            let (settings, mistakes, _) = read(&text);
+            assert_eq!(settings, [(true, Some(64)), (true, None)], "{header:?}");
+            assert_eq!(mistakes.len(), 2, "{mistakes:?}");
         }
     }
 

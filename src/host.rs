@@ -128,10 +128,17 @@ fn in_parallel<I: Sync, T: Send>(items: &[I], work: impl Fn(&I) -> T + Sync) -> 
     let work = &work;
     thread::scope(|scope| {
         let blocked = BlockedSignals::all();
-        let threads: Vec<_> = others.iter().map(|item| scope.spawn(move || work(item))).collect();
+        let here = |item| catch_unwind(AssertUnwindSafe(|| work(item))).ok();
+        let spawn = |item| thread::Builder::new().spawn_scoped(scope, move || work(item));
+        // where no thread is to be had the work is done here all the same
+        let threads: Vec<_> = others.iter().map(|item| spawn(item).map_err(|_| item)).collect();
         drop(blocked);
-        let here = catch_unwind(AssertUnwindSafe(|| work(last))).ok();
-        threads.into_iter().map(|thread| thread.join().ok()).chain([here]).collect()
+        let last = here(last);
+        let others = threads.into_iter().map(|thread| match thread {
+            Ok(thread) => thread.join().ok(),
+            Err(item) => here(item),
+        });
+        others.chain([last]).collect()
     })
 }
 

@@ -86,7 +86,7 @@ pub fn values(fact: Fact, states: &[State], instances: &Instances, out: &mut Val
             Fact::RunTime | Fact::RunCount => None,
             Fact::Lost => {
                 let mapped = state.running()?;
-                Some(Atom::U64(mapped.lost() + mapped.loaded().run_stats().map_or(0, |stats| stats.missed)))
+                Some(Atom::U64(mapped.lost() + mapped.loaded().run_stats().ok()?.missed))
             }
             Fact::Age => state.running().map(|_| Atom::U64(0)),
         }

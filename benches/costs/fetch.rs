@@ -202,11 +202,11 @@ fn copy_rows(cpus: u32) -> f64 {
     options.map_flags = libbpf_sys::BPF_F_MMAPABLE;
     let map = MapHandle::create(MapType::Array, Some("rows"), 4, WORDS as u32 * 8, cpus, &options).unwrap();
     let memory = Memory::map(map.as_fd(), WORDS * 8 * cpus as usize).unwrap();
-    let mut sums = [0; WORDS];
+    let (mut sums, mut copy) = ([0; WORDS], Vec::new());
     let mut times = Vec::new();
     for _ in 0..200 {
         let start = Instant::now();
-        (0..cpus as usize).for_each(|cpu| memory.add_to(cpu * WORDS, &mut sums));
+        (0..cpus as usize).for_each(|cpu| memory.add_to(cpu * WORDS, &mut sums, &mut copy));
         times.push(start.elapsed().as_secs_f64() * 1e6);
     }
     black_box(&sums);

@@ -1,5 +1,5 @@
 //! An agent for the tests, made of the plugin's own parts: modules that fail in the ways that
-//! modules fail, and one that shows how a module is added. Never shipped.
+//! modules fail, and softirqs, which shows how a module is added. Never shipped.
 
 #![allow(unsafe_code, clippy::panic)]
 

@@ -15,6 +15,7 @@ use std::slice;
 use super::btf;
 
 const BTF: &str = "/sys/kernel/btf/vmlinux";
+const POSSIBLE: &str = "/sys/devices/system/cpu/possible";
 
 /// Facts about the running kernel, read once for all modules that are loaded together.
 #[derive(Debug)]
@@ -33,11 +34,11 @@ impl Kernel {
         });
         Self {
             btf: btf.map_err(|error| format!("kernel has no BTF ({BTF}: {error}); needs CONFIG_DEBUG_INFO_BTF")),
-            possible_cpus: libbpf_rs::num_possible_cpus().unwrap_or(1),
+            possible_cpus: fs::read_to_string(POSSIBLE).ok().and_then(|mask| rows_for(&mask)).unwrap_or(1),
         }
     }
 
-    /// CPUs that can ever appear: the rows of a per-CPU array.
+    /// Rows of an array indexed by CPU: one more than the greatest number that can appear.
     #[must_use]
     pub const fn possible_cpus(&self) -> usize {
         self.possible_cpus
@@ -56,6 +57,12 @@ impl Kernel {
             _ => Err(format!("section {section} is not one that can be looked up")),
         }
     }
+}
+
+/// One more than the last number of a list such as `0,2-3`. Numbers may be missing in it, so
+/// that counting them would not do.
+fn rows_for(mask: &str) -> Option<usize> {
+    mask.trim().rsplit([',', '-']).next()?.parse::<usize>().ok()?.checked_add(1)
 }
 
 /// The contents of a file of sysfs that does not change: mapped where it can be, since sysfs
@@ -127,4 +134,18 @@ pub(super) fn lockdown() -> Option<String> {
     let modes = fs::read_to_string("/sys/kernel/security/lockdown").ok()?;
     let mode = modes.split_whitespace().find_map(|mode| mode.strip_prefix('[')?.strip_suffix(']'))?;
     (mode != "none").then(|| mode.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cpus_may_be_missing() {
+        assert_eq!(rows_for("0-1\n"), Some(2));
+        assert_eq!(rows_for("0"), Some(1));
+        assert_eq!(rows_for("0,2-3,7"), Some(8));
+        assert_eq!(rows_for("0-5,12-511"), Some(512));
+        assert_eq!(rows_for(""), None);
+    }
 }

@@ -8,7 +8,9 @@ use std::os::fd::BorrowedFd;
 use std::ptr;
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Acquire;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::fence;
 
 /// An array map of BPF_F_MMAPABLE, mapped for reading. The kernel writes to it at any time;
 /// every 64-bit word is read whole.
@@ -46,11 +48,25 @@ impl Memory {
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.words) }
     }
 
-    /// Adds the words from `at` on to `sums`.
-    pub fn add_to(&self, at: usize, sums: &mut [u64]) {
+    /// Adds the row that begins at word `at` to `sums`; `copy` is memory to reuse.
+    ///
+    /// A row begins with what its program changes first at every event. Where that changed
+    /// during the copy, the copy is made again, a few times: so all words of a row are of one
+    /// moment, but for the event that the CPU is just recording.
+    pub fn add_to(&self, at: usize, sums: &mut [u64], copy: &mut Vec<u64>) {
+        const HEAD: usize = 8;
+        const TRIES: usize = 4;
         let row = self.words().get(at..at + sums.len()).unwrap_or_default();
-        for (sum, word) in sums.iter_mut().zip(row) {
-            *sum = sum.wrapping_add(word.load(Relaxed));
+        for _ in 0..TRIES {
+            copy.clear();
+            copy.extend(row.iter().map(|word| word.load(Relaxed)));
+            fence(Acquire);
+            if row.iter().zip(copy.iter()).take(HEAD).all(|(word, copied)| word.load(Relaxed) == *copied) {
+                break;
+            }
+        }
+        for (sum, word) in sums.iter_mut().zip(copy.iter()) {
+            *sum = sum.wrapping_add(*word);
         }
     }
 

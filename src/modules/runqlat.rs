@@ -24,13 +24,16 @@ pub static MODULE: Module = Module {
         field: "latency",
         buckets: &BUCKETS,
         oneline: "Waits of tasks for a CPU, by duration",
-        help: &["A sample is the time from the moment a task becomes runnable (tracepoints sched_wakeup and \
-               sched_wakeup_new, or sched_switch when it is preempted) until sched_switch puts it on a CPU. \
-               Every thread of the host counts, kernel threads too, the idle tasks do not; a task that moves \
-               between run queues while it waits is one sample. The number of samples is that of field 3 of \
-               /proc/PID/task/TID/schedstat. Waits that cannot be told, because two waiting tasks have process \
-               ids that are equal modulo 65536 or because a task was queued before the module was loaded, are \
-               counted in bpf.module.lost."],
+        help: &[
+            "A sample is the time from the moment a task becomes runnable (tracepoints sched_wakeup and \
+             sched_wakeup_new, or sched_switch when it is preempted) until sched_switch puts it on a CPU.",
+            "Every thread of the host counts, kernel threads too, the idle tasks do not; a task that moves between \
+             run queues while it waits is one sample, and one that is woken while it waits after a preemption is \
+             timed from the wake-up, as in pmdabpf.",
+            "The number of samples is that of field 3 of /proc/PID/task/TID/schedstat.",
+            "Waits that cannot be told, because two waiting tasks have process ids that are equal modulo 65536 or \
+             because a task was queued before the module was loaded, are counted in bpf.module.lost.",
+        ],
     })],
     shape: Shape::Mapped(Mapped {
         object: crate::object!("runqlat"),

@@ -15,6 +15,7 @@ use crate::ffi;
 #[derive(Debug)]
 pub struct Slots {
     indom: ffi::pmInDom,
+    changed: bool,
 }
 
 impl Slots {
@@ -24,12 +25,10 @@ impl Slots {
         let indom = metric::indom(domain, Some(serial));
         // SAFETY: the cache is libpcp_pmda's own; a file that is not there is an empty cache.
         unsafe { ffi::pmdaCacheOp(indom, ffi::PMDA_CACHE_LOAD as c_int) };
-        Self { indom }
+        Self { indom, changed: false }
     }
 
-    /// The number of this name, a new one if it has none. New ones are stored at once, but
-    /// only inside pmcd: a client that loads the agent into itself, perhaps as another user,
-    /// must not leave files that pmcd cannot replace.
+    /// The number of this name, a new one if it has none.
     pub fn slot(&mut self, name: &str) -> Option<i32> {
         let name = CString::new(name).ok().filter(|name| !name.is_empty())?;
         let (mut known, cached) = (0, ptr::null_mut());
@@ -38,14 +37,22 @@ impl Slots {
         // SAFETY: as above.
         let slot =
             unsafe { ffi::pmdaCacheStore(self.indom, ffi::PMDA_CACHE_ADD as c_int, name.as_ptr(), ptr::null_mut()) };
-        if state < 0 && slot >= 0 && log::program_name() == "pmcd" {
-            // SAFETY: as for LOAD.
-            let saved = unsafe { ffi::pmdaCacheOp(self.indom, ffi::PMDA_CACHE_SAVE as c_int) };
-            if saved < 0 {
-                let file = format!("config/pmda/{}.{}", self.indom >> 22, metric::serial(self.indom));
-                log::log(Level::Warning, &format!("instance numbers not stored in $PCP_VAR_DIR/{file}: error {saved}"));
-            }
-        }
+        self.changed |= state < 0 && slot >= 0;
         (slot >= 0).then_some(slot)
+    }
+
+    /// Stores numbers given out since the last time: a short file, when something new was
+    /// found. Only inside pmcd: a client that loads the agent into itself, perhaps as another
+    /// user, must not leave files that pmcd cannot replace.
+    pub fn store(&mut self) {
+        if !std::mem::take(&mut self.changed) || log::program_name() != "pmcd" {
+            return;
+        }
+        // SAFETY: as for LOAD.
+        let saved = unsafe { ffi::pmdaCacheOp(self.indom, ffi::PMDA_CACHE_SAVE as c_int) };
+        if saved < 0 {
+            let file = format!("config/pmda/{}.{}", self.indom >> 22, metric::serial(self.indom));
+            log::log(Level::Warning, &format!("instance numbers not stored in $PCP_VAR_DIR/{file}: error {saved}"));
+        }
     }
 }

@@ -77,6 +77,8 @@ pub struct Reader {
     by_key: Vec<u64>,
     /// All rows that are not stacked, in one.
     host: Vec<u64>,
+    /// Memory for the copy of one row.
+    copy: Vec<u64>,
     /// Memory for cumulative histograms.
     cumulative: Vec<u64>,
 }
@@ -94,6 +96,7 @@ impl Reader {
             generation: 0,
             by_key: Vec::new(),
             host,
+            copy: Vec::new(),
             cumulative: Vec::new(),
         }
     }
@@ -156,7 +159,7 @@ impl Reader {
         self.host.fill(0);
         if self.source.loaded.keys.is_none() {
             for row in 0..per_key {
-                memory.add_to(row * words, &mut self.host);
+                memory.add_to(row * words, &mut self.host, &mut self.copy);
             }
             return;
         }
@@ -167,7 +170,7 @@ impl Reader {
                 continue;
             };
             for row in index * per_key..(index + 1) * per_key {
-                memory.add_to(row * words, sums);
+                memory.add_to(row * words, sums, &mut self.copy);
             }
         }
         for (key, row) in self.keys.iter().zip(self.by_key.chunks_exact(words.max(1))) {
@@ -259,7 +262,8 @@ impl Entry<'_> {
     }
 
     fn is_used(&self, index: usize) -> bool {
-        self.half(index, self.used) != 0
+        // the name is written first; a reader that sees it late on a weakly ordered CPU waits
+        self.half(index, self.used) != 0 && self.memory.word(index * self.stride + self.name.offset / WORD) != 0
     }
 
     fn is_stacked(&self, index: usize) -> bool {
