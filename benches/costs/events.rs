@@ -23,7 +23,8 @@ use crate::processes::Held;
 const TRIPS: usize = 5_000;
 const ROUNDS: usize = 40;
 
-fn pin(cpu: usize) {
+/// Keeps the calling thread on one CPU.
+pub fn pin(cpu: usize) {
     // SAFETY: the set is plain data; the calling thread pins itself.
     unsafe {
         let mut set: libc::cpu_set_t = std::mem::zeroed();

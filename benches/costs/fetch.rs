@@ -18,6 +18,7 @@ use crate::common::pmapi::Context;
 use crate::common::pmcd::As;
 use crate::common::pmcd::Pmcd;
 use crate::common::pmcd::StockTree;
+use crate::events::pin;
 use crate::median;
 
 const ROUNDS: usize = 60;
@@ -48,6 +49,7 @@ fn everything() -> Vec<u32> {
 }
 
 pub fn local(stock: &StockTree) -> Vec<Line> {
+    pin(1);
     // the stock plugin finds its modules and its configuration through PCP_CONF
     stock.enter();
     let scratch = Scratch::new("bench-pmns");
@@ -157,6 +159,7 @@ fn pmdafetch(scratch: &Scratch) -> PathBuf {
 }
 
 pub fn growth(_: &StockTree) -> Vec<Line> {
+    pin(1);
     let scratch = Scratch::new("bench-growth");
     let pmns = scratch.file("root", "root {\n\tscale\t158:*:*\n}\n");
     let specs = [

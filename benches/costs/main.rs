@@ -14,6 +14,7 @@ mod fetch;
 mod processes;
 
 use std::env;
+use std::process::Command;
 
 use common::pmcd::StockTree;
 
@@ -30,6 +31,15 @@ impl Line {
     pub fn new(what: impl Into<String>, ours: f64, other: f64, unit: &str, target: Option<f64>) -> Self {
         let text = |value: f64| format!("{value:.*} {unit}", usize::from(value < 100.0) + usize::from(value < 10.0));
         Self { what: what.into(), ours: text(ours), other: text(other), ratio: Some(ours / other), target }
+    }
+
+    fn print(&self) {
+        let ratio = self.ratio.map_or(String::new(), |ratio| format!("{ratio:.4}"));
+        let target = self.target.map_or(String::new(), |target| {
+            let missed = self.ratio.is_some_and(|ratio| ratio > target);
+            format!("<= {target}{}", if missed { " !" } else { "" })
+        });
+        println!("| {} | {} | {} | {ratio} | {target} |", self.what, self.ours, self.other);
     }
 
     /// A measurement with nothing beside it, or with a limit in its own unit.
@@ -60,9 +70,6 @@ fn main() {
         return processes::hold_child(path);
     }
     common::needs_root();
-    let only = arguments.iter().skip(1).find(|own| !own.starts_with("--"));
-    let wanted = |name: &str| only.is_none_or(|only| name.contains(only.as_str()));
-    let stock = StockTree::new(&["runqlat", "biolatency"]);
     type Measure = fn(&StockTree) -> Vec<Line>;
     let sections: [(&str, Measure); 7] = [
         ("fetch in a local context", fetch::local),
@@ -73,17 +80,18 @@ fn main() {
         ("run queue events", events::run_queue),
         ("block I/O", events::block),
     ];
-    println!("| what | ours | beside it | ratio | target |\n|---|---|---|---|---|");
-    for (name, measure) in sections {
-        if wanted(name) {
-            for line in measure(&stock) {
-                let ratio = line.ratio.map_or(String::new(), |ratio| format!("{ratio:.4}"));
-                let target = line.target.map_or(String::new(), |target| {
-                    let missed = line.ratio.is_some_and(|ratio| ratio > target);
-                    format!("<= {target}{}", if missed { " !" } else { "" })
-                });
-                println!("| {} | {} | {} | {ratio} | {target} |", line.what, line.ours, line.other);
-            }
+    if let Some(name) = after("--section") {
+        let stock = StockTree::new(&["runqlat", "biolatency"]);
+        for (_, measure) in sections.iter().filter(|(own, _)| own == name) {
+            measure(&stock).iter().for_each(Line::print);
         }
+        return;
+    }
+    let only = arguments.iter().skip(1).find(|own| !own.starts_with("--"));
+    println!("| what | ours | beside it | ratio | target |\n|---|---|---|---|---|");
+    // each in a process of its own: what one has loaded into itself would cost the next
+    for (name, _) in sections.iter().filter(|(name, _)| only.is_none_or(|only| name.contains(only.as_str()))) {
+        let section = Command::new(env::current_exe().unwrap()).args(["--section", name]).status().unwrap();
+        assert!(section.success(), "{name}: {section}");
     }
 }

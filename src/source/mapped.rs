@@ -210,16 +210,15 @@ impl Reader {
         let Some((kind, instances)) = domain else {
             return out.singular(Atom::U64(single(0)));
         };
+        let ranks = if over == Over::Host { 1 } else { self.keys.len() };
         match origin {
             Origin::Buckets(..) => {
-                let per_key = instances.ids().len() / if over == Over::Host { 1 } else { self.keys.len().max(1) };
+                let mut rank = Rank::new(instances, ranks);
                 out.numbers(instances, |position, id| {
-                    cell(position / per_key.max(1), usize::try_from(kind.split(id).1).unwrap_or(usize::MAX))
+                    cell(rank.at(position), usize::try_from(kind.split(id).1).unwrap_or(usize::MAX))
                 });
             }
             Origin::Cumulative(..) => {
-                let ranks = if over == Over::Host { 1 } else { self.keys.len() };
-                let per_key = instances.ids().len() / ranks.max(1);
                 let infinity = usize::try_from(CUMULATIVE_INFINITY).unwrap_or(0);
                 self.cumulative.clear();
                 for rank in 0..ranks {
@@ -230,13 +229,38 @@ impl Reader {
                     }
                 }
                 let sums = &self.cumulative;
+                let mut rank = Rank::new(instances, ranks);
                 out.numbers(instances, |position, id| {
                     let bucket = usize::try_from(kind.split(id).1).unwrap_or(infinity);
-                    sums.get(position / per_key.max(1) * (infinity + 1) + bucket).copied().unwrap_or(0)
+                    sums.get(rank.at(position) * (infinity + 1) + bucket).copied().unwrap_or(0)
                 });
             }
             _ => out.numbers(instances, |position, _| single(position)),
         }
+    }
+}
+
+/// To which key an instance belongs, by its position: all keys have as many instances, one
+/// after the other. Positions come in ascending order; a division for each would cost more
+/// than all else about a value.
+struct Rank {
+    per_key: usize,
+    rank: usize,
+    end: usize,
+}
+
+impl Rank {
+    fn new(instances: &Instances, ranks: usize) -> Self {
+        let per_key = (instances.ids().len() / ranks.max(1)).max(1);
+        Self { per_key, rank: 0, end: per_key }
+    }
+
+    fn at(&mut self, position: usize) -> usize {
+        while position >= self.end {
+            self.rank += 1;
+            self.end += self.per_key;
+        }
+        self.rank
     }
 }
 
