@@ -1,6 +1,7 @@
 //! The agent of one interface: finds the module a metric belongs to and has its source answer.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::catalog::Catalog;
@@ -41,8 +42,10 @@ impl BpfAgent {
                 _ => None,
             })
             .collect();
-        let keyed = catalog.indoms.values().filter_map(|entry| entry.kind.keys());
-        let slots = keyed.map(|keys| (keys.serial, Slots::load(domain, keys.serial))).collect();
+        // several domains share keys, whose numbers are read once
+        let keyed: BTreeSet<u32> =
+            catalog.indoms.values().filter_map(|entry| Some(entry.kind.keys()?.serial)).collect();
+        let slots = keyed.into_iter().map(|serial| (serial, Slots::load(domain, serial))).collect();
         Self { fresh: vec![false; readers.len()], catalog, states, readers, instances: BTreeMap::new(), slots }
     }
 

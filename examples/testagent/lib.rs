@@ -3,7 +3,7 @@
 
 #![allow(unsafe_code, clippy::panic)]
 
-mod empty;
+mod failures;
 mod older;
 
 use std::sync::Arc;
@@ -24,9 +24,9 @@ use pmda_bpf::pmda::ValueSet;
 pmda_bpf::modules! {
     use 0 => pmda_bpf::modules::module::MODULE;
     use 1 => pmda_bpf::modules::runqlat::MODULE;
-    200 => absent,
-    201 => refused,
-    202 => second,
+    use 200 => failures::ABSENT;
+    use 201 => failures::REFUSED;
+    use 202 => failures::SECOND;
     203 => softirqs,
 }
 
@@ -42,7 +42,7 @@ pub unsafe extern "C" fn testagent_init(dispatch: *mut Dispatch) {
     unsafe { HOST.init(dispatch) }
 }
 
-static EMPTY: Host = Host::new(&[(0, &pmda_bpf::modules::module::MODULE), (100, &empty::MODULE)]);
+static EMPTY: Host = Host::new(&[(0, &pmda_bpf::modules::module::MODULE), (100, &failures::EMPTY)]);
 
 /// A program that does nothing where biolatency counts.
 ///
