@@ -52,13 +52,16 @@ fn bind_pcp(out: &Path) -> Outcome {
         .header("include/pcp.h")
         .rust_edition(bindgen::RustEdition::Edition2024)
         .rust_target(bindgen::RustTarget::stable(85, 0).map_err(|error| error.to_string())?)
-        .allowlist_function("pmda(DSO|Init|Tree(Create|Insert|PMID|Name|Children|RebuildHash))")
+        .allowlist_function("pmda(DSO|Init|Daemon|GetOptions|UsageMessage|OpenLog|Connect|Main|SetEndContextCallBack|SetCommFlags)")
+        .allowlist_function("pmSetProgname")
+        .allowlist_function("pmda(Tree(Create|Insert|PMID|Name|Children|RebuildHash))")
         .allowlist_function("pmda(Cache(Store|Op|LookupName)|AddLabels|AddLabelFlags|Label|Ext(Get|Set)Data)")
         .allowlist_function("pm(NotifyErr|GetOptionalConfig|GetProgname|ErrStr_r)")
         .allowlist_type("pm(daInterface|daExt|Desc|Units|ValueSet|ValueBlock|InResult|LabelSet|Profile|InDomProfile)")
         .allowlist_type("pmda_(result|bpf_encoding)")
         .allowlist_var("PM_(ERR|TYPE|SEM|TIME|SPACE|COUNT|TEXT|LABEL|VAL|IN|INDOM|PROFILE|ID)_.*")
-        .allowlist_var("PM(DA_(INTERFACE_7|CACHE_(LOAD|ADD|SAVE))|NS_.*)")
+        .allowlist_type("pm(LongOptions|daOptions)")
+        .allowlist_var("PM(DA_(INTERFACE_7|CACHE_(LOAD|ADD|SAVE)|ATTR_.*|FLAG_AUTHORIZE)|NS_.*)")
         .allowlist_var("LOG_(CRIT|ERR|WARNING|INFO)")
         .layout_tests(false)
         .derive_default(true)
@@ -74,7 +77,7 @@ fn link() {
     println!("cargo:rustc-link-lib=dylib=pcp_pmda");
     println!("cargo:rustc-cdylib-link-arg=-Wl,-z,nodelete");
     println!("cargo:rustc-cdylib-link-arg=-Wl,-soname,pmda_bpf.so");
-    for kind in ["tests", "benches"] {
+    for kind in ["tests", "benches", "bins"] {
         println!("cargo:rustc-link-arg-{kind}=-lpcp");
     }
 }

@@ -14,6 +14,8 @@ use ini_core::Item;
 use ini_core::Parser;
 
 use crate::catalog::Module;
+use crate::catalog::Setting;
+use crate::catalog::Shape;
 
 /// Modules of pmdabpf: sections of these names are not mistakes even where we have no such
 /// module.
@@ -44,20 +46,14 @@ pub struct Settings {
     /// Whether it is to run.
     pub enabled: bool,
     /// Values of its options, in the order of its table.
-    pub options: Vec<(&'static str, u32)>,
+    pub options: Vec<(&'static str, Setting)>,
 }
 
 impl Settings {
     /// What holds where the configuration says nothing.
     #[must_use]
     pub fn default_of(module: &Module) -> Self {
-        Self { enabled: module.default, options: module.options.iter().map(|own| (own.name, own.default)).collect() }
-    }
-
-    /// The value of an option of the module's table.
-    #[must_use]
-    pub fn option(&self, name: &str) -> Option<u32> {
-        self.options.iter().find(|(own, _)| *own == name).map(|(_, value)| *value)
+        Self { enabled: module.default, options: module.options.iter().map(|own| (own.name, own.kind.default())).collect() }
     }
 }
 
@@ -182,7 +178,7 @@ impl Reader<'_> {
 
     fn open(&mut self, line: usize, name: &str) {
         let (base, rank) = name.strip_suffix(".so").map_or((name, 1), |base| (base, 0));
-        if let Some(at) = self.modules.iter().position(|own| own.name == base) {
+        if let Some(at) = self.modules.iter().position(|own| own.section() == base) {
             match self.sections.get(&at).copied() {
                 Some((before, first)) if before == rank => {
                     self.mistake(line, format!("found a second section [{name}], the first is in line {first}; its options are added to the first's"));
@@ -200,7 +196,7 @@ impl Reader<'_> {
         } else if let Some(foreign) = PMDABPF.iter().find(|foreign| **foreign == base) {
             self.section = Section::Foreign(foreign);
         } else {
-            let known: Vec<&str> = self.modules.iter().map(|own| own.name).collect();
+            let known: Vec<&str> = self.modules.iter().map(|own| own.section()).collect();
             self.mistake(line, format!("found section {}; accepted: {}", quote(name), known.join(", ")));
             self.section = Section::Unknown;
         }
@@ -225,18 +221,19 @@ impl Reader<'_> {
     fn set_option(&mut self, line: usize, at: usize, rank: u8, key: &str, value: &str) {
         let Some(module) = self.modules.get(at).copied() else { return };
         let option = module.options.iter().find(|own| own.name == key);
-        let Some(name) = option.map(|own| own.name).or((key == "enabled").then_some("enabled")) else {
-            let known: Vec<&str> = ["enabled"].into_iter().chain(module.options.iter().map(|own| own.name)).collect();
+        let switch = (!matches!(module.shape, Shape::Status)).then_some("enabled");
+        let Some(name) = option.map(|own| own.name).or(switch.filter(|switch| *switch == key)) else {
+            let known: Vec<&str> = switch.into_iter().chain(module.options.iter().map(|own| own.name)).collect();
             return self.mistake(
                 line,
-                format!("found option {} in [{}]; accepted: {}", quote(key), module.name, known.join(", ")),
+                format!("found option {} in [{}]; accepted: {}", quote(key), module.section(), known.join(", ")),
             );
         };
         match self.seen.get(&(at, name)).copied() {
             Some((before, first)) if before == rank => {
                 return self.mistake(
                     line,
-                    format!("found {name} again in [{}]; the value in line {first} stays", module.name),
+                    format!("found {name} again in [{}]; the value in line {first} stays", module.section()),
                 );
             }
             Some((before, _)) if before > rank => return,
@@ -251,16 +248,16 @@ impl Reader<'_> {
                 }
                 _ => Err("true, false".to_owned()),
             },
-            Some(own) => match value.parse::<u32>() {
-                Ok(number) if (own.min..=own.max).contains(&number) => {
+            Some(own) => match own.kind.parse(value) {
+                Some(setting) => {
                     for (known, value) in &mut settings.options {
                         if *known == own.name {
-                            *value = number;
+                            *value = setting.clone();
                         }
                     }
                     Ok(())
                 }
-                _ => Err(format!("a whole number from {} to {}", own.min, own.max)),
+                None => Err(own.kind.accepted()),
             },
         };
         match accepted {
@@ -270,7 +267,7 @@ impl Reader<'_> {
             Err(accepted) => {
                 self.mistake(
                     line,
-                    format!("found {name} = {} in [{}]; accepted: {accepted}", quote(value), module.name),
+                    format!("found {name} = {} in [{}]; accepted: {accepted}", quote(value), module.section()),
                 );
             }
         }
@@ -301,26 +298,31 @@ fn quote(found: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::catalog::Kind;
     use crate::catalog::Opt;
-    use crate::catalog::Shape;
+    use crate::catalog::Programs;
+    use crate::catalog::Rows;
+    use crate::catalog::number;
 
+    const NONE: Programs =
+        Programs { object: &[], hooks: &[], optional: &[], rows: Rows { map: "", layout: "", keys: None } };
     static DISKS: Module = Module {
         name: "disks",
         summary: "",
         default: true,
-        options: &[Opt { name: "rows", default: 64, min: 1, max: 100, help: "" }],
+        options: &[Opt { name: "rows", kind: Kind::Number { default: Some(64), min: 1, max: 100 }, help: "" }],
         metrics: &[],
-        shape: Shape::Status,
+        shape: Shape::Mapped(NONE),
     };
     static TASKS: Module =
-        Module { name: "tasks", summary: "", default: false, options: &[], metrics: &[], shape: Shape::Status };
+        Module { name: "tasks", summary: "", default: false, options: &[], metrics: &[], shape: Shape::Mapped(NONE) };
 
     /// Per module: enabled, its option; then mistakes and missing modules.
     type Found = (Vec<(bool, Option<u32>)>, Vec<String>, Vec<String>);
 
     fn read(text: &[u8]) -> Found {
         let config = parse(text, &[&DISKS, &TASKS]);
-        let settings = config.settings.iter().map(|own| (own.enabled, own.option("rows"))).collect();
+        let settings = config.settings.iter().map(|own| (own.enabled, number(&own.options, "rows"))).collect();
         (settings, config.mistakes.iter().map(ToString::to_string).collect(), config.missing)
     }
 

@@ -4,3 +4,8 @@
 #![allow(clippy::all, clippy::restriction)]
 
 include!(concat!(env!("OUT_DIR"), "/pcp.rs"));
+
+/// Unit tests are programs of their own, see `link()` in `build.rs`.
+#[cfg(test)]
+#[link(name = "pcp")]
+unsafe extern "C" {}

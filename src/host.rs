@@ -2,62 +2,150 @@
 
 #![allow(unsafe_code)]
 
-use std::mem;
 use std::panic::AssertUnwindSafe;
 use std::panic::catch_unwind;
+use std::path::Path;
 use std::path::PathBuf;
-use std::ptr;
-use std::thread;
+use std::sync::Arc;
+use std::time::Duration;
 
 use once_cell::sync::OnceCell;
+use parking_lot::Condvar;
+use parking_lot::Mutex;
 
 use crate::agent::BpfAgent;
 use crate::catalog;
 use crate::catalog::Catalog;
 use crate::catalog::Module;
+use crate::catalog::Setting;
 use crate::catalog::Shape;
 use crate::config;
 use crate::config::Config;
 use crate::config::Settings;
 use crate::ebpf;
 use crate::ebpf::HighDescriptors;
-use crate::ebpf::Kernel;
+use crate::ebpf::Tracepoints;
 use crate::ebpf::Unavailable;
+use crate::loader::Loader;
+use crate::loader::Modules;
 use crate::pmda;
 use crate::pmda::Dispatch;
 use crate::pmda::Level;
 use crate::pmda::log;
-use crate::source::Mapped;
+use crate::privileges;
+use crate::readers::Readers;
+use crate::source::Drain;
+use crate::source::EventLog;
+use crate::source::EventRows;
+use crate::source::Poller;
+use crate::source::Published;
+use crate::source::TableRows;
+use crate::status::Slot;
 use crate::status::State;
+use crate::workers::Worker;
 
 /// A list of modules and, once the first interface has been initialised, what became of them.
 pub struct Host {
     modules: &'static [(u16, &'static Module)],
-    states: OnceCell<Vec<State>>,
+    process: OnceCell<Process>,
+}
+
+/// What belongs to the process, and lives as long.
+struct Process {
+    slots: Arc<[Slot]>,
+    readers: Arc<Readers>,
+    /// `None` where the process can have no threads.
+    workers: Option<Workers>,
+    start_wait: Duration,
+    keeps_privileges: bool,
+}
+
+struct Workers {
+    loader: Worker<Loader>,
+    modules: Arc<Modules>,
+    first: Arc<Latch>,
+}
+
+/// A worker of the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Thread {
+    /// Loads modules.
+    Load,
+    /// Reads rings.
+    Events,
+    /// Looks through tables.
+    Poll,
+}
+
+/// Opens once.
+#[derive(Default)]
+struct Latch {
+    is_open: Mutex<bool>,
+    opened: Condvar,
+}
+
+impl Latch {
+    fn open(&self) {
+        *self.is_open.lock() = true;
+        self.opened.notify_all();
+    }
+
+    fn wait(&self, at_most: Option<Duration>) {
+        let mut is_open = self.is_open.lock();
+        match at_most {
+            Some(limit) => {
+                self.opened.wait_while_for(&mut is_open, |is_open| !*is_open, limit);
+            }
+            None => self.opened.wait_while(&mut is_open, |is_open| !*is_open),
+        }
+    }
 }
 
 impl Host {
     /// A host for these modules, none loaded yet.
     #[must_use]
     pub const fn new(modules: &'static [(u16, &'static Module)]) -> Self {
-        Self { modules, states: OnceCell::new() }
+        Self { modules, process: OnceCell::new() }
     }
 
     /// The body of an init function. It fails only if libpcp_pmda refuses the interface: a
     /// module that cannot run is a fact to be shown, not a failure of the agent.
     ///
+    /// Inside pmcd it waits for modules to be loaded as long as option `start_wait` says and
+    /// leaves the rest to a worker; anywhere else, and where privileges are not kept, until all
+    /// are.
+    ///
     /// # Safety
     /// `dispatch` points to an interface that lives as long as the process, as in PMDA(3).
     pub unsafe fn init(&'static self, dispatch: *mut Dispatch) {
+        // SAFETY: the caller's promise.
+        unsafe { self.attach(dispatch, Some(c"bpf")) }
+    }
+
+    /// As [`Host::init`], on the interface of a daemon, which has been prepared.
+    ///
+    /// # Safety
+    /// As for [`Host::init`].
+    pub unsafe fn init_daemon(&'static self, dispatch: *mut Dispatch) {
+        // SAFETY: the caller's promise.
+        unsafe { self.attach(dispatch, None) }
+    }
+
+    unsafe fn attach(&'static self, dispatch: *mut Dispatch, name: Option<&std::ffi::CStr>) {
         // SAFETY: the caller's promise, for every access in this function.
         let domain = unsafe { (*dispatch).domain };
         let outcome = catch_unwind(AssertUnwindSafe(|| {
-            let states = self.states.get_or_init(|| load_all(self.modules));
+            let process = self.process.get_or_init(|| start(self.modules, config_path()));
             let catalog = Catalog::new(self.modules);
             let (metrics, indoms) = (catalog.registered(), catalog.registered_indoms());
-            let agent = BpfAgent::new(domain.unsigned_abs(), catalog, states);
+            let agent = BpfAgent::new(
+                domain.unsigned_abs(),
+                catalog,
+                Arc::clone(&process.slots),
+                Arc::clone(&process.readers),
+            );
             // SAFETY: the caller's promise.
-            unsafe { pmda::register(dispatch, c"bpf", Box::new(agent), metrics, &indoms) }
+            unsafe { pmda::register(dispatch, name, Box::new(agent), metrics, &indoms) }
         }));
         let error = match outcome {
             Ok(Ok(())) => return,
@@ -70,107 +158,191 @@ impl Host {
         // SAFETY: as above.
         unsafe { (*dispatch).status = error.code() };
     }
+
+    /// Reads a configuration, tries to load what it switches on, and returns the lines of a
+    /// report and whether all is well.
+    pub fn check(&'static self, path: &Path) -> (Vec<String>, bool) {
+        let known: Vec<&'static Module> = self.modules.iter().map(|(_, module)| *module).collect();
+        let mut lines = Vec::new();
+        let mut well = true;
+        match config::read(path, &known) {
+            Ok(config) => {
+                well &= config.mistakes.is_empty();
+                lines.extend(config.mistakes.iter().map(|mistake| format!("{}:{mistake}", path.display())));
+            }
+            Err(error) => return (vec![format!("{}: {error}", path.display())], false),
+        }
+        let process = self.process.get_or_init(|| start(self.modules, Some(path.to_owned())));
+        let Some(workers) = &process.workers else { return (vec!["no thread could be started".to_owned()], false) };
+        let (running, failed) = workers.modules.verdict();
+        lines.extend(running.iter().map(|name| format!("module {name}: ok")));
+        lines.extend(failed.iter().map(|(name, why)| format!("module {name}: {why}")));
+        (lines, well && failed.is_empty())
+    }
+
+    /// Loads or unloads a module while the process runs.
+    pub fn switch(&'static self, name: &str, on: bool) {
+        let at = self.modules.iter().position(|(_, module)| module.name == name && module.shape.programs().is_some());
+        let workers = self.process.get().and_then(|process| process.workers.as_ref());
+        let (Some(at), Some(workers)) = (at, workers) else { return };
+        workers.loader.run(move |loader| if on { loader.load(&[at]) } else { loader.unload(at) });
+    }
+
+    /// Runs `job` in a worker: what a test of its robustness does to it.
+    pub fn run_in(&'static self, thread: Thread, job: impl FnOnce() + Send + 'static) {
+        let Some(workers) = self.process.get().and_then(|process| process.workers.as_ref()) else { return };
+        match thread {
+            Thread::Load => workers.loader.run(|_| job()),
+            Thread::Events => workers.modules.drain.run(|_| job()),
+            Thread::Poll => workers.modules.poller.run(|_| job()),
+        }
+    }
 }
 
-fn load_all(modules: &'static [(u16, &'static Module)]) -> Vec<State> {
-    let (path, settings) = configuration(modules);
-    let wanted = |at: usize| settings.get(at).is_some_and(|own| own.enabled);
-    let to_load: Vec<(usize, &Module, &catalog::Mapped)> = modules
+/// Reads the configuration, starts the workers and has them load what is wanted.
+fn start(list: &'static [(u16, &'static Module)], path: Option<PathBuf>) -> Process {
+    let descriptors = HighDescriptors::raise();
+    let (path, settings) = configuration(list, path);
+    let own = list.iter().zip(&settings).find(|((_, module), _)| matches!(module.shape, Shape::Status));
+    let options = own.map(|(_, own)| own.options.as_slice()).unwrap_or_default();
+    let keeps_privileges = catalog::number(options, "privileges").unwrap_or(0) == 0;
+    let start_wait = Duration::from_millis(catalog::number(options, "start_wait").unwrap_or(100).into());
+    let (readers, unknown) = readers(options);
+    if !unknown.is_empty() {
+        log(Level::Error, &format!("option readers in [pmda]: found {}; accepted: those that exist", unknown.join(", ")));
+    }
+    let slots = slots(list, &settings, path.as_deref());
+    let wanted: Vec<usize> = list
         .iter()
+        .zip(&settings)
         .enumerate()
-        .filter_map(|(at, (_, module))| match &module.shape {
-            Shape::Mapped(mapped) if wanted(at) => Some((at, *module, mapped)),
-            _ => None,
-        })
+        .filter_map(|(at, ((_, module), own))| (own.enabled && module.shape.programs().is_some()).then_some(at))
         .collect();
-    let mut states: Vec<State> = modules
-        .iter()
-        .map(|(_, module)| match (&module.shape, &path) {
-            (Shape::Status, _) => State::Own,
-            (Shape::Mapped(_), Some(path)) => State::Disabled(format!("disabled in {}", path.display())),
-            (Shape::Mapped(_), None) => State::Disabled("disabled by default".to_owned()),
-        })
-        .collect();
-    if !to_load.is_empty() {
-        let (kernel, descriptors) = (Kernel::read(), HighDescriptors::raise());
-        let loaded = in_parallel(&to_load, |(at, module, mapped)| {
-            let options = settings.get(*at).map(|own| own.options.as_slice()).unwrap_or_default();
-            match ebpf::load(module.name, mapped, options, &kernel, &descriptors) {
-                Ok(loaded) => State::Running(Mapped::new(loaded).into()),
-                Err(unavailable) => State::Unavailable(unavailable),
+    let workers = start_workers(list, settings, &slots, keeps_privileges);
+    let workers = match workers {
+        Ok(workers) => Some(workers),
+        Err(error) => {
+            log(Level::Error, &format!("no module is loaded: no thread or descriptor is to be had: {error}"));
+            for slot in wanted.iter().filter_map(|at| slots.get(*at)) {
+                let why = Unavailable::Defect(format!("no thread or descriptor is to be had: {error}"));
+                slot.state.publish(Arc::new(State::Unavailable(why)));
             }
-        });
-        let panicked = || State::Unavailable(Unavailable::Defect("panic while loading".to_owned()));
-        for ((at, ..), state) in to_load.iter().zip(loaded) {
-            if let Some(place) = states.get_mut(*at) {
-                *place = state.unwrap_or_else(panicked);
+            None
+        }
+    };
+    let process = Process { slots, readers: Arc::new(readers), workers, start_wait, keeps_privileges };
+    process.load(wanted);
+    drop(descriptors);
+    if pmda::inside_pmcd() {
+        pmda::defer();
+    }
+    process
+}
+
+impl Process {
+    fn load(&self, wanted: Vec<usize>) {
+        let Some(workers) = &self.workers else { return };
+        let (first, modules, keeps) =
+            (Arc::clone(&workers.first), Arc::clone(&workers.modules), self.keeps_privileges);
+        workers.loader.run(move |loader| {
+            loader.load(&wanted);
+            if !keeps {
+                privileges::only_changing_user();
             }
-        }
-    }
-    for (state, (_, module)) in states.iter().zip(modules) {
-        if let State::Unavailable(why) = state {
-            log(Level::Warning, &format!("module {} is unavailable: {why}", module.name));
-        }
-    }
-    let running: Vec<&str> = states
-        .iter()
-        .zip(modules)
-        .filter_map(|(state, (_, module))| matches!(state, State::Running(_)).then_some(module.name))
-        .collect();
-    log(Level::Info, &format!("bpf pmda init complete, running: {}", running.join(", ")));
-    states
-}
-
-/// The results of `work` on every item; `None` of one that panicked. The last is done here,
-/// each other one in a thread of its own. Signals belong to the host: the threads block all.
-fn in_parallel<I: Sync, T: Send>(items: &[I], work: impl Fn(&I) -> T + Sync) -> Vec<Option<T>> {
-    let Some((last, others)) = items.split_last() else { return Vec::new() };
-    let work = &work;
-    thread::scope(|scope| {
-        let blocked = BlockedSignals::all();
-        let here = |item| catch_unwind(AssertUnwindSafe(|| work(item))).ok();
-        let spawn = |item| thread::Builder::new().spawn_scoped(scope, move || work(item));
-        // where no thread is to be had the work is done here all the same
-        let threads: Vec<_> = others.iter().map(|item| spawn(item).map_err(|_| item)).collect();
-        drop(blocked);
-        let last = here(last);
-        let others = threads.into_iter().map(|thread| match thread {
-            Ok(thread) => thread.join().ok(),
-            Err(item) => here(item),
+            let (running, failed) = modules.verdict();
+            let names: Vec<&str> = failed.iter().map(|(name, _)| *name).collect();
+            log(
+                Level::Info,
+                &format!(
+                    "bpf pmda init complete, loaded modules ({}): {}, failed modules ({}): {}",
+                    running.len(),
+                    running.join(" "),
+                    failed.len(),
+                    names.join(" ")
+                ),
+            );
+            first.open();
         });
-        others.chain([last]).collect()
-    })
+        let limited = pmda::inside_pmcd() && self.keeps_privileges;
+        workers.first.wait(limited.then_some(self.start_wait));
+    }
 }
 
-/// Threads started while it lives inherit a mask that blocks all signals.
-struct BlockedSignals(libc::sigset_t);
+fn slots(list: &[(u16, &'static Module)], settings: &[Settings], path: Option<&Path>) -> Arc<[Slot]> {
+    let disabled = path.map_or_else(
+        || "disabled by default".to_owned(),
+        |path| format!("disabled in {}", path.display()),
+    );
+    list.iter()
+        .zip(settings)
+        .map(|((_, module), own)| {
+            let state = match module.shape {
+                Shape::Status => State::Own,
+                _ if own.enabled => State::Loading,
+                _ => State::Disabled(disabled.clone()),
+            };
+            let rows = catalog::number(&own.options, catalog::EVENT_ROWS.name).unwrap_or(1);
+            Slot {
+                state: Published::new(Arc::new(state)),
+                events: matches!(module.shape, Shape::Events(_))
+                    .then(|| Arc::new(Published::new(Arc::new(EventRows::new(rows))))),
+                processes: matches!(module.shape, Shape::Polled(_))
+                    .then(|| Arc::new(Published::new(Arc::new(TableRows::default())))),
+            }
+        })
+        .collect()
+}
 
-impl BlockedSignals {
-    fn all() -> Self {
-        // SAFETY: signal sets are plain data, filled before they are used; the mask is this
-        // thread's own.
-        unsafe {
-            let mut all = mem::zeroed();
-            let mut before = mem::zeroed();
-            libc::sigfillset(&mut all);
-            libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
-            Self(before)
+fn start_workers(
+    list: &'static [(u16, &'static Module)],
+    settings: Vec<Settings>,
+    slots: &Arc<[Slot]>,
+    keeps: bool,
+) -> std::io::Result<Workers> {
+    let objects = list.iter().filter_map(|(_, module)| Some(module.shape.programs()?.object));
+    let tracepoints = Tracepoints::read(objects);
+    let mut drain = Drain::default();
+    let catalog = Catalog::new(list);
+    for (at, (slot, own)) in slots.iter().zip(&settings).enumerate() {
+        if let Some(place) = &slot.events {
+            let rows = catalog::number(&own.options, catalog::EVENT_ROWS.name).unwrap_or(1);
+            drain.keep_log(at, EventLog::new(catalog.columns(at), rows, Arc::clone(place)));
         }
     }
+    let unprivileged = || {
+        if privileges::is_root() {
+            privileges::only_changing_user();
+        }
+    };
+    let drain = Worker::start("bpf-events", drain, ebpf::keep, unprivileged)?;
+    let poller = Worker::start("bpf-poll", Poller::default(), ebpf::keep, unprivileged)?;
+    let modules = Arc::new(Modules { list, settings, slots: Arc::clone(slots), tracepoints, drain, poller });
+    let loader = Worker::start("bpf-load", Loader::new(Arc::clone(&modules), keeps), ebpf::keep, move || {
+        if keeps && privileges::is_root() {
+            privileges::keep_for_loading();
+        }
+    })?;
+    Ok(Workers { loader, modules, first: Arc::default() })
 }
 
-impl Drop for BlockedSignals {
-    fn drop(&mut self) {
-        // SAFETY: the mask is the one that was in force before.
-        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &self.0, ptr::null_mut()) };
-    }
+/// Those whom the configuration names, and the names that do not exist.
+fn readers(options: &catalog::Values) -> (Readers, Vec<String>) {
+    let list = options.iter().find_map(|(name, setting)| match setting {
+        Setting::Text(text) if *name == "readers" => Some(text.as_str()),
+        _ => None,
+    });
+    Readers::look_up(list.unwrap_or_default())
 }
 
-/// Where the configuration is, and what it says about every module. Mistakes are logged.
-fn configuration(modules: &'static [(u16, &'static Module)]) -> (Option<PathBuf>, Vec<Settings>) {
+/// Where the configuration is, if it can be read, and what it says about every module. Mistakes
+/// are logged.
+fn configuration(
+    modules: &'static [(u16, &'static Module)],
+    path: Option<PathBuf>,
+) -> (Option<PathBuf>, Vec<Settings>) {
     let known: Vec<&'static Module> = modules.iter().map(|(_, module)| *module).collect();
     let defaults = || known.iter().map(|module| Settings::default_of(module)).collect();
-    let Some(path) = config_path() else {
+    let Some(path) = path else {
         log(Level::Warning, "PCP_PMDAS_DIR is not set: using defaults");
         return (None, defaults());
     };

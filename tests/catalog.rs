@@ -9,7 +9,6 @@ use std::fs;
 use std::path::PathBuf;
 
 use pmda_bpf::catalog::Catalog;
-use pmda_bpf::catalog::Shape;
 use pmda_bpf::catalog::render;
 use pmda_bpf::modules::MODULES;
 
@@ -133,10 +132,16 @@ fn names_and_help_are_fit_to_print() {
     for (_, module) in MODULES {
         assert!(!module.summary.is_empty());
         for option in module.options {
-            assert!((option.min..=option.max).contains(&option.default), "{}.{}", module.name, option.name);
+            let default = option.kind.default_text();
+            let parsed = default.as_deref().map(|text| option.kind.parse(text));
+            assert!(parsed.is_none_or(|parsed| parsed == Some(option.kind.default())), "{}.{}", module.name, option.name);
         }
-        if let Shape::Mapped(mapped) = &module.shape {
-            assert!(mapped.hooks.iter().all(|hook| !hook.is_empty()), "{}", module.name);
+        if let Some(programs) = module.shape.programs() {
+            let optional = programs.optional.iter().flat_map(|(_, hooks)| hooks.iter());
+            assert!(programs.hooks.iter().chain(optional).all(|hook| !hook.is_empty()), "{}", module.name);
+            for (option, _) in programs.optional {
+                assert!(module.options.iter().any(|own| own.name == *option), "{}: no option {option}", module.name);
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 //! verifier refuses, both before one that runs, and a program that does nothing.
 
 use pmda_bpf::catalog::From;
-use pmda_bpf::catalog::Mapped;
+use pmda_bpf::catalog::Programs;
 use pmda_bpf::catalog::Metric;
 use pmda_bpf::catalog::Module;
 use pmda_bpf::catalog::Over;
@@ -30,11 +30,13 @@ macro_rules! counter {
                 from: From::Field("events", Over::Host),
                 oneline: "Context switches",
                 help: &["For the tests."],
+                protected: false,
             })],
-            shape: Shape::Mapped(Mapped {
+            shape: Shape::Mapped(Programs {
                 object: pmda_bpf::object!($object),
                 hooks: &[$hook],
-                rows: Rows { map: "rows", layout: concat!($object, "_row"), keys: None },
+                optional: &[],
+        rows: Rows { map: "rows", layout: concat!($object, "_row"), keys: None },
             }),
         };
     };

@@ -1,6 +1,6 @@
 //! biolatency without the tracepoint that kernels have from 6.5 on.
 
-use pmda_bpf::catalog::Mapped;
+use pmda_bpf::catalog::Programs;
 use pmda_bpf::catalog::Module;
 use pmda_bpf::catalog::Rows;
 use pmda_bpf::catalog::Shape;
@@ -8,9 +8,10 @@ use pmda_bpf::modules::biolatency;
 use pmda_bpf::modules::module;
 
 static BIOLATENCY: Module = Module {
-    shape: Shape::Mapped(Mapped {
+    shape: Shape::Mapped(Programs {
         object: pmda_bpf::object!("biolatency"),
         hooks: &[&["on_rq_complete"]],
+        optional: &[],
         rows: Rows { map: "rows", layout: "biolatency_row", keys: Some(&biolatency::DISKS) },
     }),
     name: "biolatency",

@@ -4,7 +4,7 @@ use pmda_bpf::catalog::BucketUnit::Nanosecond;
 use pmda_bpf::catalog::Buckets;
 use pmda_bpf::catalog::From;
 use pmda_bpf::catalog::Histogram;
-use pmda_bpf::catalog::Mapped;
+use pmda_bpf::catalog::Programs;
 use pmda_bpf::catalog::Metric;
 use pmda_bpf::catalog::Module;
 use pmda_bpf::catalog::Over;
@@ -33,6 +33,7 @@ pub static MODULE: Module = Module {
             from: From::Field("runs", Over::Host),
             oneline: "Runs of soft interrupt handlers",
             help: &["Counted at the tracepoint softirq_entry, once per run of a handler, whatever its vector."],
+            protected: false,
         }),
         Metric::Histogram(Histogram {
             item: 1,
@@ -45,9 +46,10 @@ pub static MODULE: Module = Module {
                    when the module was loaded, are counted in bpf.module.lost."],
         }),
     ],
-    shape: Shape::Mapped(Mapped {
+    shape: Shape::Mapped(Programs {
         object: pmda_bpf::object!("softirqs"),
         hooks: &[&["on_entry"], &["on_exit"]],
+        optional: &[],
         rows: Rows { map: "rows", layout: "softirqs_row", keys: None },
     }),
 };

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::BucketUnit;
 use super::Buckets;
 use super::CUMULATIVE_INFINITY;
+use super::Events;
 use super::Fact;
 use super::From;
 use super::Histogram;
@@ -13,6 +14,7 @@ use super::Metric;
 use super::Module;
 use super::Over;
 use super::Plain;
+use super::Polled;
 use super::Shape;
 use super::buckets;
 use crate::pmda;
@@ -26,6 +28,8 @@ const MODULES_SERIAL: u32 = 3;
 const SERIALS_PER_CLUSTER: u32 = 64;
 /// Instance numbers that one key owns in a domain of keys and buckets.
 const IDS_PER_KEY: i32 = 64;
+/// Serial within a cluster of the domain of an event module's rows.
+const ROWS_SERIAL: u32 = 0;
 
 /// All modules, metrics and instance domains.
 #[derive(Debug)]
@@ -64,6 +68,27 @@ pub enum Origin {
     Sum(&'static str, Over, BucketUnit),
     /// Its buckets, each with all below it.
     Cumulative(&'static str, Over, BucketUnit),
+    /// A cell of an event's row.
+    Column(Column),
+    /// What the module could not record.
+    Lost,
+    /// A 64-bit field of a process's row.
+    Process(&'static str),
+}
+
+/// What an event's row shows in a cell, for the source to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Column {
+    /// The number of the event.
+    Sequence,
+    /// When it happened.
+    Time,
+    /// A number in this field.
+    Number(&'static str, Type),
+    /// Text in this field.
+    Text(&'static str),
+    /// Words in the first field, cut off where the second is not 0.
+    Words(&'static str, &'static str),
 }
 
 /// One instance domain.
@@ -92,6 +117,10 @@ pub enum IndomKind {
     KeyBuckets(&'static Keys, BucketUnit),
     /// Keys and buckets of the cumulative form.
     KeyCumulative(&'static Keys, BucketUnit),
+    /// Rows of events: the number is the event's less one, modulo the number of rows.
+    Rows,
+    /// Processes; the number is the process id.
+    Processes,
 }
 
 impl IndomKind {
@@ -114,6 +143,8 @@ impl IndomKind {
             Self::Cumulative(unit) => pmda::Instances::new(cumulative(unit)),
             Self::KeyBuckets(..) => of_keys(plain()),
             Self::KeyCumulative(_, unit) => of_keys(cumulative(unit)),
+            // their sources know them
+            Self::Rows | Self::Processes => pmda::Instances::default(),
         }
     }
 
@@ -121,7 +152,7 @@ impl IndomKind {
     #[must_use]
     pub fn split(self, id: i32) -> (i32, i32) {
         match self {
-            Self::Modules | Self::Keys(_) => (id, 0),
+            Self::Modules | Self::Keys(_) | Self::Rows | Self::Processes => (id, 0),
             Self::Buckets(_) | Self::Cumulative(_) => (0, id),
             Self::KeyBuckets(..) | Self::KeyCumulative(..) => (id / IDS_PER_KEY, id % IDS_PER_KEY),
         }
@@ -132,7 +163,7 @@ impl IndomKind {
     pub fn keys(self) -> Option<&'static Keys> {
         match self {
             Self::Keys(keys) | Self::KeyBuckets(keys, _) | Self::KeyCumulative(keys, _) => Some(keys),
-            Self::Modules | Self::Buckets(_) | Self::Cumulative(_) => None,
+            Self::Modules | Self::Buckets(_) | Self::Cumulative(_) | Self::Rows | Self::Processes => None,
         }
     }
 
@@ -151,7 +182,7 @@ impl IndomKind {
             Some(format!(r#""{}":"{}","stacked":{stacked}"#, keys.noun, escape(&name)))
         };
         let body = match self {
-            Self::Modules => return None,
+            Self::Modules | Self::Rows | Self::Processes => return None,
             Self::Keys(keys) => of_key(keys)?,
             Self::Buckets(unit) => bounds(unit),
             Self::Cumulative(unit) => le(unit),
@@ -182,6 +213,9 @@ impl Catalog {
                     Metric::Histogram(histogram) => catalog.add_histogram(module, *cluster, histogram),
                 }
             }
+            if let Shape::Events(events) = &own.shape {
+                catalog.add_events(module, *cluster, own.name, events);
+            }
         }
         catalog
     }
@@ -201,16 +235,36 @@ impl Catalog {
     /// The keys of a module's rows.
     #[must_use]
     pub fn keys(&self, module: usize) -> Option<&'static Keys> {
-        match self.modules.get(module)?.1.shape {
-            Shape::Mapped(ref mapped) => mapped.rows.keys,
-            Shape::Status => None,
+        self.modules.get(module)?.1.shape.programs()?.rows.keys
+    }
+
+    /// The columns of an event module's rows: what its metrics show, in their order.
+    #[must_use]
+    pub fn columns(&self, module: usize) -> Vec<Column> {
+        let mut columns = Vec::new();
+        for entry in self.metrics.iter().filter(|entry| entry.module == module) {
+            match entry.origin {
+                Origin::Column(column) if !columns.contains(&column) => columns.push(column),
+                _ => {}
+            }
         }
+        columns
     }
 
     fn add_plain(&mut self, module: usize, cluster: u16, plain: &'static Plain) {
+        let rows = || (u32::from(cluster) * SERIALS_PER_CLUSTER) + ROWS_SERIAL;
         let (origin, indom) = match plain.from {
             From::Status(fact) => (Origin::Status(fact), Some(self.modules_indom(module))),
             From::Field(field, over) => (Origin::Field(field, over), self.key_indom(module, over)),
+            From::Column(field) => {
+                let column =
+                    if plain.ty == Type::String { Column::Text(field) } else { Column::Number(field, plain.ty) };
+                (Origin::Column(column), Some(self.rows_indom(module, rows())))
+            }
+            From::Words(field, cut) => {
+                (Origin::Column(Column::Words(field, cut)), Some(self.rows_indom(module, rows())))
+            }
+            From::Process(field) => (Origin::Process(field), self.processes_indom(module)),
         };
         self.metrics.push(Entry {
             module,
@@ -223,10 +277,106 @@ impl Catalog {
                 units: plain.units,
                 indom,
                 oneline: plain.oneline.to_owned(),
-                help: paragraphs(plain.oneline, &plain.help.join(" ")),
+                help: paragraphs(plain.oneline, &help_of(plain)),
+                protected: plain.protected,
             },
             origin,
         });
+    }
+
+    /// What every event module has beside its columns.
+    fn add_events(&mut self, module: usize, cluster: u16, name: &'static str, events: &'static Events) {
+        let items = events.items;
+        let mut add = |item, suffix: &str, ty, semantics, units, origin, oneline: &str, help: &str| {
+            let serial = u32::from(cluster) * SERIALS_PER_CLUSTER + ROWS_SERIAL;
+            let indom = matches!(origin, Origin::Column(_)).then(|| self.rows_indom(module, serial));
+            self.metrics.push(Entry {
+                module,
+                metric: pmda::Metric {
+                    cluster,
+                    item,
+                    name: format!("bpf.{name}.{suffix}"),
+                    ty,
+                    semantics,
+                    units,
+                    indom,
+                    oneline: oneline.to_owned(),
+                    help: paragraphs(oneline, help),
+                    protected: false,
+                },
+                origin,
+            });
+        };
+        add(
+            items.lost,
+            "lost",
+            Type::U32,
+            Semantics::Counter,
+            Units::Count,
+            Origin::Lost,
+            "Events that have no row because they could not be recorded",
+            "Those that found the ring buffer full, and runs of the programs that the kernel left out.              Equal to bpf.module.lost.",
+        );
+        add(
+            items.count,
+            "count",
+            Type::U64,
+            Semantics::Counter,
+            Units::Count,
+            Origin::Field("count", Over::Host),
+            "Events since the module was loaded",
+            "Counted in the kernel, behind the filters of the configuration; those that were lost are among them.",
+        );
+        add(
+            items.seq,
+            "seq",
+            Type::U64,
+            Semantics::Discrete,
+            Units::None,
+            Origin::Column(Column::Sequence),
+            "Number of the event in each row",
+            "From 1 on, never reset while the process lives. An event keeps its instance, which is its number \
+             less one modulo the number of rows, until a later one takes it.",
+        );
+        add(
+            items.time,
+            "time",
+            Type::U64,
+            Semantics::Discrete,
+            Units::Nanosecond,
+            Origin::Column(Column::Time),
+            "When the event in each row happened",
+            "Nanoseconds since the epoch: the kernel's monotonic clock at the event, converted when it was read.",
+        );
+    }
+
+    fn rows_indom(&mut self, module: usize, serial: u32) -> u32 {
+        self.indom(
+            module,
+            serial,
+            IndomKind::Rows,
+            "The last events",
+            "As many rows as option process_count says. An event stays in its row until a later one takes it; \
+             seq says which is which."
+                .to_owned(),
+        )
+    }
+
+    fn processes_indom(&mut self, module: usize) -> Option<u32> {
+        let Shape::Polled(Polled { serial, option, linger, .. }) = &self.modules.get(module)?.1.shape else {
+            return None;
+        };
+        Some(self.indom(
+            module,
+            *serial,
+            IndomKind::Processes,
+            "Processes",
+            format!(
+                "The number is the process id, in the first process id name space, and so is the name. At most as \
+                 many as option {option} says. A process that ended stays for as long as option {linger} says, unless \
+                 its number or its row is taken by another first."
+            ),
+        ))
     }
 
     fn add_histogram(&mut self, module: usize, cluster: u16, own: &'static Histogram) {
@@ -247,6 +397,7 @@ impl Catalog {
                     indom,
                     help: paragraphs(&oneline, &help),
                     oneline,
+                    protected: false,
                 },
                 origin,
             });
@@ -372,6 +523,18 @@ impl Catalog {
         });
         serial
     }
+}
+
+/// The sentences of a metric's help, and that it is protected.
+fn help_of(plain: &Plain) -> String {
+    let mut help = plain.help.join(" ");
+    if plain.protected {
+        help.push_str(
+            " Shown to root, in a local context, and to those whom option readers in section [pmda] names; to others \
+             PM_ERR_PERMISSION.",
+        );
+    }
+    help
 }
 
 fn paragraphs(oneline: &str, help: &str) -> String {

@@ -6,15 +6,24 @@
 
 mod buckets;
 mod expand;
+mod options;
 pub mod render;
 
 pub use buckets::BucketUnit;
 pub use buckets::CUMULATIVE_INFINITY;
 pub use expand::Catalog;
+pub use expand::Column;
 pub use expand::Entry;
 pub use expand::IndomEntry;
 pub use expand::IndomKind;
 pub use expand::Origin;
+pub use options::Automaton;
+pub use options::Kind;
+pub use options::Opt;
+pub use options::Setting;
+pub use options::UNSET;
+pub use options::Values;
+pub use options::number;
 
 use crate::pmda::Semantics;
 use crate::pmda::Type;
@@ -58,20 +67,15 @@ pub struct Module {
     pub shape: Shape,
 }
 
-/// An option of a module, a whole number. A program that declares a `const volatile u32` of
-/// this name reads the value there.
-#[derive(Debug)]
-pub struct Opt {
-    /// As in the configuration.
-    pub name: &'static str,
-    /// What is taken where the configuration does not say.
-    pub default: u32,
-    /// The least accepted.
-    pub min: u32,
-    /// The greatest accepted.
-    pub max: u32,
-    /// One line.
-    pub help: &'static str,
+impl Module {
+    /// Its section of the configuration. That of the plugin itself is named as in pmdabcc.
+    #[must_use]
+    pub const fn section(&self) -> &'static str {
+        match self.shape {
+            Shape::Status => "pmda",
+            _ => self.name,
+        }
+    }
 }
 
 /// Where a module's values come from.
@@ -80,19 +84,109 @@ pub enum Shape {
     /// The plugin's knowledge of its own modules.
     Status,
     /// Counters that programs keep in mapped memory.
-    Mapped(Mapped),
+    Mapped(Programs),
+    /// Events, of which the last ones are rows.
+    Events(Events),
+    /// A table whose rows come and go, looked through once a second.
+    Polled(Polled),
+}
+
+impl Shape {
+    /// The BPF object, where there is one.
+    #[must_use]
+    pub const fn programs(&self) -> Option<&Programs> {
+        match self {
+            Self::Status => None,
+            Self::Mapped(programs) => Some(programs),
+            Self::Events(events) => Some(&events.programs),
+            Self::Polled(polled) => Some(&polled.programs),
+        }
+    }
 }
 
 /// A BPF object whose counters are read from mapped memory.
 #[derive(Debug)]
-pub struct Mapped {
+pub struct Programs {
     /// The compiled object, from [`object!`](crate::object).
     pub object: &'static [u8],
-    /// Every hook needs one of its programs, in order of preference. A program's section
-    /// names its attach point; the first one that this kernel has is taken.
-    pub hooks: &'static [&'static [&'static str]],
+    /// All of these are attached.
+    pub hooks: &'static [Hook],
+    /// These are attached too where an option is on.
+    pub optional: &'static [(&'static str, &'static [Hook])],
     /// The map that holds the counters.
     pub rows: Rows,
+}
+
+/// Ways to hook the same thing, the best first: the first one that this kernel has is taken. A
+/// way is one or more programs, separated by blanks, that are attached together; a program's
+/// section names its attach point.
+pub type Hook = &'static [&'static str];
+
+/// Events that programs pass on in a ring buffer: every record is one C structure, which begins
+/// with `ktime`, the nanoseconds of CLOCK_MONOTONIC. The last `process_count` of them are rows,
+/// and keep their instance: it is the sequence number less one, modulo the number of rows.
+#[derive(Debug)]
+pub struct Events {
+    /// The programs. Their rows count in `count` what happened, and in `lost` what found no
+    /// room in the ring.
+    pub programs: Programs,
+    /// Name of the map that is the ring.
+    pub ring: &'static str,
+    /// Name of the C structure of a record.
+    pub layout: &'static str,
+    /// Item numbers of the metrics that every event module has.
+    pub items: EventItems,
+}
+
+/// The option of every event module that sizes its ring.
+pub const RING_KILOBYTES: &str = "ring_kilobytes";
+
+/// The option of every event module that says how many of the last events are rows.
+pub const EVENT_ROWS: Opt = Opt {
+    name: "process_count",
+    kind: Kind::Number { default: Some(20), min: 1, max: 10_000 },
+    help: "Rows: the last so many events are shown",
+};
+
+/// [`RING_KILOBYTES`] as most event modules have it.
+pub const RING: Opt = Opt {
+    name: RING_KILOBYTES,
+    kind: Kind::Number { default: Some(256), min: 4, max: 65_536 },
+    help: "Kernel memory for events that have not been read yet, rounded up to a power of two; they are read within \
+           some 10 ms",
+};
+
+/// Item numbers of `count`, `lost`, `seq` and `time`.
+#[derive(Debug, Clone, Copy)]
+pub struct EventItems {
+    /// Events since the module was loaded.
+    pub count: u16,
+    /// Those that could not be recorded.
+    pub lost: u16,
+    /// Number of the event in a row.
+    pub seq: u16,
+    /// When it happened.
+    pub time: u16,
+}
+
+/// Rows of processes: an array that programs fill and user space maps. The C structure has
+/// `pid` and `state` (32 bits), and `start` and `ended` (64 bits, CLOCK_MONOTONIC).
+#[derive(Debug)]
+pub struct Polled {
+    /// The programs. What has no row in the table is counted in theirs.
+    pub programs: Programs,
+    /// Name of the map.
+    pub map: &'static str,
+    /// Further maps with an entry per row.
+    pub sized: &'static [&'static str],
+    /// Name of the C structure of an entry.
+    pub layout: &'static str,
+    /// The option that says how many rows there are.
+    pub option: &'static str,
+    /// The option that says for how many seconds the row of a process that ended is shown.
+    pub linger: &'static str,
+    /// Serial number of the instance domain, below 64: the agent's own.
+    pub serial: u32,
 }
 
 /// A map of rows, one per possible CPU, and per key where there are keys. Fields are named as
@@ -183,6 +277,8 @@ pub struct Plain {
     pub oneline: &'static str,
     /// More help: sentences.
     pub help: &'static [&'static str],
+    /// Shown only to those whom the option `readers` names: arguments, paths, typed lines.
+    pub protected: bool,
 }
 
 /// Where the value of a plain metric lives.
@@ -192,6 +288,13 @@ pub enum From {
     Field(&'static str, Over),
     /// What the plugin knows about each module.
     Status(Fact),
+    /// A field of the event in a row: a number, or text that ends at its first NUL.
+    Column(&'static str),
+    /// A field of the event in a row that holds words, each ended by NUL. Where the second
+    /// field is not 0, the last word is followed by `...`.
+    Words(&'static str, &'static str),
+    /// A 64-bit field of a process's row.
+    Process(&'static str),
 }
 
 /// A fact about a module.

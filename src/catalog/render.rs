@@ -107,12 +107,17 @@ fn conf<'a>(modules: impl Iterator<Item = &'a Module>) -> String {
          # What is not mentioned keeps the default shown here. A mistake is reported in\n\
          # pmcd's log with its line and leaves the rest as it is.\n"
     );
-    for module in modules.filter(|module| !matches!(module.shape, Shape::Status)) {
-        let _ = write!(out, "\n{}[{}]\n", wrap(&format!("{}.", module.summary), 78, "# "), module.name);
-        let _ = writeln!(out, "enabled = {}", module.default);
+    for module in modules {
+        let _ = write!(out, "\n{}[{}]\n", wrap(&format!("{}.", module.summary), 78, "# "), module.section());
+        if !matches!(module.shape, Shape::Status) {
+            let _ = writeln!(out, "enabled = {}", module.default);
+        }
         for option in module.options {
-            let text = format!("{}. From {} to {}.", option.help, option.min, option.max);
-            let _ = writeln!(out, "{}{} = {}", wrap(&text, 78, "# "), option.name, option.default);
+            let text = format!("{}. {}.", option.help, capital(&option.kind.accepted()));
+            let _ = match option.kind.default_text() {
+                Some(default) => writeln!(out, "{}{} = {default}", wrap(&text, 78, "# "), option.name),
+                None => writeln!(out, "{}# {} =", wrap(&text, 78, "# "), option.name),
+            };
         }
     }
     out
@@ -130,8 +135,8 @@ fn reference(catalog: &Catalog) -> String {
         if !module.options.is_empty() {
             out.push_str("\n| option | default | accepted | meaning |\n|---|---|---|---|\n");
             for own in module.options {
-                let _ =
-                    writeln!(out, "| `{}` | {} | {} to {} | {} |", own.name, own.default, own.min, own.max, own.help);
+                let default = own.kind.default_text().unwrap_or_else(|| "not set".to_owned());
+                let _ = writeln!(out, "| `{}` | {default} | {} | {} |", own.name, own.kind.accepted(), own.help);
             }
         }
         let metrics = || catalog.metrics.iter().filter(move |entry| entry.module == position);
@@ -168,13 +173,18 @@ fn describe(kind: IndomKind) -> String {
         IndomKind::Cumulative(_) => "cumulative buckets".to_owned(),
         IndomKind::KeyBuckets(keys, _) => format!("{}s and buckets", keys.noun),
         IndomKind::KeyCumulative(keys, _) => format!("{}s and cumulative buckets", keys.noun),
+        IndomKind::Rows => "rows".to_owned(),
+        IndomKind::Processes => "processes".to_owned(),
     }
 }
 
 const fn type_name(ty: Type) -> &'static str {
     match ty {
+        Type::I32 => "32",
         Type::U32 => "U32",
+        Type::I64 => "64",
         Type::U64 => "U64",
+        Type::F64 => "double",
         Type::String => "string",
     }
 }
@@ -185,6 +195,11 @@ const fn semantics_name(semantics: Semantics) -> &'static str {
         Semantics::Instant => "instant",
         Semantics::Discrete => "discrete",
     }
+}
+
+fn capital(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
 }
 
 /// Lines of at most `width` characters, each with this prefix.

@@ -19,7 +19,7 @@ const FD_SETSIZE: libc::c_int = 1024;
 /// Room above it for the descriptors of every module.
 const ROOM: libc::rlim_t = 8192;
 
-/// While it lives, [`HighDescriptors::keep`] finds room above [`FD_SETSIZE`].
+/// While it lives, [`keep`] finds room above [`FD_SETSIZE`].
 #[derive(Debug)]
 pub struct HighDescriptors {
     before: libc::rlimit,
@@ -40,26 +40,26 @@ impl HighDescriptors {
         }
         let raised = Self { before };
         if let Ok(any) = File::open("/dev/null") {
-            drop(raised.keep(any.as_fd()));
+            drop(keep(any.as_fd()));
         }
         raised
     }
+}
 
-    /// A duplicate of `fd` that pmcd's sets never see and its children do not inherit, at its
-    /// usual place where the hard limit leaves no room above.
-    ///
-    /// # Errors
-    /// When the process has no descriptor left.
-    pub fn keep(&self, fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-        let duplicate = |from: libc::c_int| {
-            // SAFETY: fd is open for as long as it is borrowed.
-            let fd = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, from) };
-            if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(fd) }
-        };
-        let fd = duplicate(FD_SETSIZE).or_else(|_| duplicate(0))?;
-        // SAFETY: fcntl made the descriptor, nobody else owns it.
-        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-    }
+/// A duplicate of `fd` that pmcd's sets never see and its children do not inherit, at its usual
+/// place where the soft limit leaves no room above.
+///
+/// # Errors
+/// When the process has no descriptor left.
+pub fn keep(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let duplicate = |from: libc::c_int| {
+        // SAFETY: fd is open for as long as it is borrowed.
+        let fd = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, from) };
+        if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(fd) }
+    };
+    let fd = duplicate(FD_SETSIZE).or_else(|_| duplicate(0))?;
+    // SAFETY: fcntl made the descriptor, nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 impl Drop for HighDescriptors {

@@ -13,6 +13,7 @@ use std::ptr::NonNull;
 use std::slice;
 
 use super::btf;
+use super::tracepoint::Tracepoints;
 
 const BTF: &str = "/sys/kernel/btf/vmlinux";
 const POSSIBLE: &str = "/sys/devices/system/cpu/possible";
@@ -22,12 +23,13 @@ const POSSIBLE: &str = "/sys/devices/system/cpu/possible";
 pub struct Kernel {
     btf: Result<(Contents, Range<usize>), String>,
     possible_cpus: usize,
+    tracepoints: Tracepoints,
 }
 
 impl Kernel {
-    /// Opens them.
+    /// Opens them. Tracepoints have been read before, when files of root could be.
     #[must_use]
-    pub fn read() -> Self {
+    pub fn read(tracepoints: Tracepoints) -> Self {
         let btf = Contents::of(Path::new(BTF)).map_err(|error| error.to_string()).and_then(|contents| {
             let strings = btf::strings(contents.bytes()).ok_or("not BTF")?;
             Ok((contents, strings))
@@ -35,6 +37,7 @@ impl Kernel {
         Self {
             btf: btf.map_err(|error| format!("kernel has no BTF ({BTF}: {error}); needs CONFIG_DEBUG_INFO_BTF")),
             possible_cpus: fs::read_to_string(POSSIBLE).ok().and_then(|mask| rows_for(&mask)).unwrap_or(1),
+            tracepoints,
         }
     }
 
@@ -42,6 +45,11 @@ impl Kernel {
     #[must_use]
     pub const fn possible_cpus(&self) -> usize {
         self.possible_cpus
+    }
+
+    /// The number of the tracepoint that a section names, `None` for other sections.
+    pub(super) fn tracepoint(&self, section: &str) -> Option<u64> {
+        self.tracepoints.id(section.strip_prefix("tp/")?)
     }
 
     /// Whether a program of this section can be attached, as far as can be told before trying.
@@ -54,6 +62,9 @@ impl Kernel {
         match section.split_once('/') {
             // include/trace/bpf_probe.h declares a typedef btf_trace_<name> per tracepoint
             Some(("tp_btf", name)) => Ok(btf::contains(strings, &format!("btf_trace_{name}"))),
+            // the name may be another thing's too; then the load says so
+            Some(("fentry" | "fexit", name)) => Ok(btf::contains(strings, name)),
+            Some(("tp", name)) => Ok(self.tracepoints.id(name).is_some()),
             _ => Err(format!("section {section} is not one that can be looked up")),
         }
     }

@@ -32,6 +32,12 @@ pub struct Layout {
 }
 
 impl Layout {
+    /// One as a compiler would have made it.
+    #[cfg(test)]
+    pub fn new<'a>(size: usize, fields: impl IntoIterator<Item = (&'a str, Field)>) -> Self {
+        Self { size, fields: fields.into_iter().map(|(name, field)| (name.to_owned(), field)).collect() }
+    }
+
     /// The layout of structure `name`, `None` where the object has no such structure.
     #[must_use]
     pub fn of_struct(btf: &Btf<'_>, name: &str) -> Option<Self> {

@@ -20,17 +20,29 @@ use libbpf_rs::Object;
 use libbpf_rs::ObjectBuilder;
 use libbpf_rs::OpenObject;
 use libbpf_rs::btf::Btf;
+use parking_lot::Mutex;
 use thiserror::Error;
 
-use super::fd::HighDescriptors;
+use super::fd::keep;
 use super::kernel;
 use super::kernel::Kernel;
 use super::layout::Layout;
 use super::memory::Memory;
 use super::messages;
 use super::program::RunStats;
+use super::ring::Ring;
+use super::tracepoint;
+use crate::catalog;
+use crate::catalog::Automaton;
+use crate::catalog::Hook;
 use crate::catalog::Keys;
-use crate::catalog::Mapped;
+use crate::catalog::Module;
+use crate::catalog::Programs;
+use crate::catalog::RING_KILOBYTES;
+use crate::catalog::Setting;
+use crate::catalog::Shape;
+use crate::catalog::UNSET;
+use crate::catalog::Values;
 
 /// Why a module cannot run here. The text is one line that a person can act on.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -61,9 +73,13 @@ pub struct Loaded {
     pub keys: Option<(Memory, Layout)>,
     /// Rows that add up to one: per key where there are keys.
     pub rows_per_key: usize,
-    programs: Vec<OwnedFd>,
-    #[expect(dead_code, reason = "a link attaches its program for as long as its descriptor is open")]
-    links: Vec<OwnedFd>,
+    /// The ring, and a record's fields, of an event module.
+    pub ring: Option<(Ring, Layout)>,
+    /// The rows of processes, and a row's fields, where the module has them.
+    pub processes: Option<(Memory, Layout)>,
+    programs: Mutex<Vec<OwnedFd>>,
+    /// A link attaches its program for as long as its descriptor is open.
+    links: Mutex<Vec<OwnedFd>>,
 }
 
 impl Loaded {
@@ -73,41 +89,53 @@ impl Loaded {
     /// As bpf(2); kernels before 6.0 refuse an unprivileged process.
     pub fn run_stats(&self) -> io::Result<RunStats> {
         let mut all = RunStats::default();
-        for program in &self.programs {
+        for program in self.programs.lock().iter() {
             all.add(RunStats::read(program.as_fd())?);
         }
         Ok(all)
     }
+
+    /// Detaches and unloads the programs now, while readers may still hold the memory.
+    pub fn detach(&self) {
+        self.links.lock().clear();
+        self.programs.lock().clear();
+    }
 }
 
-/// Loads and attaches a module: of every hook the first program that this kernel has a place
-/// for; where the kernel then refuses, the next ones.
+/// Loads and attaches a module: of every hook the first way that this kernel has a place for;
+/// where the kernel then refuses, the next ones.
 ///
 /// # Errors
 /// When no combination runs here, with what each attempt said.
-pub fn load(
-    name: &str,
-    mapped: &Mapped,
-    options: &[(&'static str, u32)],
-    kernel: &Kernel,
-    descriptors: &HighDescriptors,
-) -> Result<Loaded, Unavailable> {
+pub fn load(module: &Module, options: &Values, kernel: &Kernel) -> Result<Loaded, Unavailable> {
     let start = Instant::now();
-    let open = open(mapped.object)?;
+    let programs =
+        module.shape.programs().ok_or_else(|| Unavailable::Defect(format!("{} has no programs", module.name)))?;
+    let open = open(programs.object)?;
     let sections = sections(&open);
-    let plan = Plan::new(name, mapped, options, kernel, &open)?;
+    let plan = Plan::new(module, programs, options, kernel, &open)?;
     let mut first = Some(open);
-    let hooks = mapped.hooks.iter().map(|hook| present(hook, &sections, kernel)).collect::<Result<Vec<_>, _>>()?;
+    let on = |option: &str| catalog::number(options, option).is_some_and(|number| number != 0);
+    let optional = programs.optional.iter().filter(|(option, _)| on(option)).flat_map(|(_, hooks)| hooks.iter());
+    let hooks = programs
+        .hooks
+        .iter()
+        .chain(optional)
+        .map(|hook| present(hook, &sections, kernel))
+        .collect::<Result<Vec<_>, _>>()?;
     let longest = hooks.iter().map(Vec::len).max().unwrap_or(0);
     let mut refusals: Vec<(String, Unavailable)> = Vec::new();
     for attempt in 0..longest.max(1) {
-        let chosen: Vec<&Candidate> =
-            hooks.iter().filter_map(|hook| hook.get(attempt.min(hook.len().saturating_sub(1)))).collect();
+        let chosen: Vec<&Candidate> = hooks
+            .iter()
+            .filter_map(|hook| hook.get(attempt.min(hook.len().saturating_sub(1))))
+            .flatten()
+            .collect();
         let open = match first.take() {
             Some(open) => open,
-            None => self::open(mapped.object)?,
+            None => self::open(programs.object)?,
         };
-        let (outcome, said) = messages::captured(|| plan.run(open, &chosen, descriptors));
+        let (outcome, said) = messages::captured(|| plan.run(open, &chosen, kernel));
         match outcome {
             Ok(mut loaded) => {
                 loaded.load_time = start.elapsed();
@@ -140,21 +168,29 @@ fn sections(open: &OpenObject) -> BTreeMap<String, String> {
     open.progs().map(|program| (text(program.name()), text(program.section()))).collect()
 }
 
-/// Those programs of a hook that this kernel has a place for.
+/// Those ways of a hook that this kernel has places for.
 fn present(
-    hook: &'static [&'static str],
+    hook: Hook,
     sections: &BTreeMap<String, String>,
     kernel: &Kernel,
-) -> Result<Vec<Candidate>, Unavailable> {
+) -> Result<Vec<Vec<Candidate>>, Unavailable> {
     let mut found = Vec::new();
     let mut absent = Vec::new();
-    for program in hook {
-        let section =
-            sections.get(*program).ok_or_else(|| Unavailable::Defect(format!("object has no program {program}")))?;
-        if kernel.has(section).map_err(Unavailable::Kernel)? {
-            found.push(Candidate { program, section: section.clone() });
-        } else {
-            absent.push(section.as_str());
+    for way in hook {
+        let mut candidates = Vec::new();
+        let mut lacks = false;
+        for program in way.split_whitespace() {
+            let section = sections
+                .get(program)
+                .ok_or_else(|| Unavailable::Defect(format!("object has no program {program}")))?;
+            if !kernel.has(section).map_err(Unavailable::Kernel)? {
+                lacks = true;
+                absent.push(section.as_str());
+            }
+            candidates.push(Candidate { program, section: section.clone() });
+        }
+        if !lacks {
+            found.push(candidates);
         }
     }
     if found.is_empty() {
@@ -165,21 +201,24 @@ fn present(
 
 /// What is the same in every attempt.
 struct Plan<'a> {
-    mapped: &'a Mapped,
-    constants: Vec<(usize, u32)>,
+    programs: &'a Programs,
+    constants: Vec<(usize, Vec<u8>)>,
+    /// Entries of maps whose size depends on options or on the host.
+    sizes: Vec<(&'static str, u32)>,
     rows: Layout,
-    keys: Option<Layout>,
     row_count: u32,
-    key_count: u32,
+    keys: Option<(&'static str, Layout, u32)>,
     rows_per_key: usize,
     shared: bool,
+    ring: Option<(&'static str, Layout, u32)>,
+    processes: Option<(&'static str, Layout, u32)>,
 }
 
 impl<'a> Plan<'a> {
     fn new(
-        name: &str,
-        mapped: &'a Mapped,
-        options: &[(&'static str, u32)],
+        module: &'a Module,
+        programs: &'a Programs,
+        options: &Values,
         kernel: &Kernel,
         open: &OpenObject,
     ) -> Result<Self, Unavailable> {
@@ -189,57 +228,83 @@ impl<'a> Plan<'a> {
         let layout = |name: &str| {
             Layout::of_struct(&btf, name).ok_or_else(|| Unavailable::Defect(format!("object has no structure {name}")))
         };
-        let rows = layout(mapped.rows.layout)?;
-        let keys = mapped.rows.keys.map(|keys| layout(keys.layout)).transpose()?;
+        let option = |name: &str| {
+            catalog::number(options, name)
+                .ok_or_else(|| Unavailable::Defect(format!("{} has no option {name}", module.name)))
+        };
+        let rows = layout(programs.rows.layout)?;
         let cpus = kernel.possible_cpus();
-        let mut values = options.to_vec();
-        let (key_count, rows_per_key) = match mapped.rows.keys {
-            None => (1, cpus),
+        let mut values: Vec<(&str, Vec<u8>)> = options.iter().map(|(name, value)| (*name, constant(value))).collect();
+        let mut sizes = Vec::new();
+        let (keys, rows_per_key) = match programs.rows.keys {
+            None => (None, cpus),
             Some(own) => {
-                let bound = options.iter().find(|(option, _)| *option == own.option).map(|(_, value)| *value);
-                let count = bound.ok_or_else(|| Unavailable::Defect(format!("{name} has no option {}", own.option)))?;
                 // two more take what exceeds the bound
-                let count = count + 2;
+                let count = option(own.option)? + 2;
                 let fits = count as usize * cpus * rows.size <= Keys::PER_CPU_BYTES;
                 let per_key = if fits { cpus } else { 1 };
-                values.push((own.cpus, u32::try_from(per_key).unwrap_or(1)));
-                (count, per_key)
+                values.push((own.cpus, u32::try_from(per_key).unwrap_or(1).to_ne_bytes().to_vec()));
+                sizes.extend(own.sized.iter().chain([&own.map]).map(|map| (*map, count)));
+                (Some((own.map, layout(own.layout)?, count)), per_key)
             }
+        };
+        let ring = match &module.shape {
+            Shape::Events(events) => {
+                let bytes = (option(RING_KILOBYTES)? << 10).next_power_of_two();
+                sizes.push((events.ring, bytes));
+                Some((events.ring, layout(events.layout)?, bytes))
+            }
+            _ => None,
+        };
+        let processes = match &module.shape {
+            Shape::Polled(polled) => {
+                let count = option(polled.option)?;
+                sizes.extend(polled.sized.iter().chain([&polled.map]).map(|map| (*map, count)));
+                Some((polled.map, layout(polled.layout)?, count))
+            }
+            _ => None,
         };
         let rodata = Layout::of_section(&btf, ".rodata").unwrap_or_default();
         let constants = values
-            .iter()
-            .filter_map(|(constant, value)| rodata.field(constant).map(|field| (field.offset, *value)))
+            .into_iter()
+            .filter_map(|(name, bytes)| rodata.field(name).map(|field| (field.offset, bytes)))
             .collect();
+        let key_count = keys.as_ref().map_or(1, |(_, _, count)| *count);
         let row_count = u32::try_from(key_count as usize * rows_per_key)
             .map_err(|_| Unavailable::Defect("more rows than a map can have".to_owned()))?;
-        let shared = mapped.rows.keys.is_some() && rows_per_key < cpus;
-        Ok(Self { mapped, constants, rows, keys, row_count, key_count, rows_per_key, shared })
+        sizes.push((programs.rows.map, row_count));
+        let shared = keys.is_some() && rows_per_key < cpus;
+        Ok(Self { programs, constants, sizes, rows, row_count, keys, rows_per_key, shared, ring, processes })
     }
 
-    fn run(
-        &self,
-        mut open: OpenObject,
-        chosen: &[&Candidate],
-        descriptors: &HighDescriptors,
-    ) -> libbpf_rs::Result<Loaded> {
+    fn run(&self, mut open: OpenObject, chosen: &[&Candidate], kernel: &Kernel) -> libbpf_rs::Result<Loaded> {
         self.prepare(&mut open, chosen)?;
         let object = open.load()?;
         let mut links = Vec::new();
         let mut programs = Vec::new();
         for program in object.progs_mut() {
-            if chosen.iter().any(|own| program.name() == own.program) {
-                let link = program.attach()?;
-                links.push(descriptors.keep(link.as_fd())?);
-                programs.push(descriptors.keep(program.as_fd())?);
-            }
+            let Some(own) = chosen.iter().find(|own| program.name() == own.program) else { continue };
+            links.push(match kernel.tracepoint(&own.section) {
+                Some(id) => keep(tracepoint::attach(program.as_fd(), id)?.as_fd())?,
+                None => keep(program.attach()?.as_fd())?,
+            });
+            programs.push(keep(program.as_fd())?);
         }
-        let keys = match (self.mapped.rows.keys, &self.keys) {
-            (Some(own), Some(layout)) => {
-                Some((map(&object, own.map, layout.size * self.key_count as usize)?, layout.clone()))
-            }
-            _ => None,
+        let memory = |own: &Option<(&'static str, Layout, u32)>| {
+            own.as_ref()
+                .map(|(name, layout, count)| -> libbpf_rs::Result<_> {
+                    Ok((map(&object, name, layout.size * *count as usize)?, layout.clone()))
+                })
+                .transpose()
         };
+        let ring = self
+            .ring
+            .as_ref()
+            .map(|(name, layout, bytes)| -> libbpf_rs::Result<_> {
+                let map = find(&object, name)?;
+                Ok((Ring::map(keep(map.as_fd())?, *bytes as usize)?, layout.clone()))
+            })
+            .transpose()?;
         let mut hooks = chosen.iter().map(|own| own.section.as_str()).collect::<Vec<_>>().join(" ");
         if self.shared {
             let _ = write!(hooks, " (rows shared by all CPUs)");
@@ -248,11 +313,13 @@ impl<'a> Plan<'a> {
             hooks,
             load_time: Duration::ZERO,
             map_bytes: object.maps().map(|map| memlock(map.as_fd().as_raw_fd())).sum(),
-            rows: (map(&object, self.mapped.rows.map, self.rows.size * self.row_count as usize)?, self.rows.clone()),
-            keys,
+            rows: (map(&object, self.programs.rows.map, self.rows.size * self.row_count as usize)?, self.rows.clone()),
+            keys: memory(&self.keys)?,
             rows_per_key: self.rows_per_key,
-            programs,
-            links,
+            ring,
+            processes: memory(&self.processes)?,
+            programs: Mutex::new(programs),
+            links: Mutex::new(links),
         })
     }
 
@@ -262,15 +329,13 @@ impl<'a> Plan<'a> {
             program.set_autoload(wanted);
         }
         for mut map in open.maps_mut() {
-            if map.name() == self.mapped.rows.map {
-                map.set_max_entries(self.row_count)?;
-            } else if self.mapped.rows.keys.is_some_and(|keys| is_per_key(keys, map.name())) {
-                map.set_max_entries(self.key_count)?;
+            if let Some((_, entries)) = self.sizes.iter().find(|(name, _)| map.name() == *name) {
+                map.set_max_entries(*entries)?;
             } else if map.name().to_string_lossy().ends_with(".rodata") {
                 let Some(bytes) = map.initial_value_mut() else { continue };
                 for (offset, value) in &self.constants {
-                    if let Some(place) = bytes.get_mut(*offset..*offset + size_of::<u32>()) {
-                        place.copy_from_slice(&value.to_ne_bytes());
+                    if let Some(place) = bytes.get_mut(*offset..*offset + value.len()) {
+                        place.copy_from_slice(value);
                     }
                 }
             }
@@ -279,13 +344,20 @@ impl<'a> Plan<'a> {
     }
 }
 
-fn is_per_key(keys: &Keys, map: &OsStr) -> bool {
-    map == keys.map || keys.sized.iter().any(|own| map == *own)
+/// What a program reads for an option.
+fn constant(value: &Setting) -> Vec<u8> {
+    match value {
+        Setting::Number(number) => number.unwrap_or(UNSET).to_ne_bytes().to_vec(),
+        Setting::Text(text) => Automaton::bytes(text),
+    }
+}
+
+fn find<'o>(object: &'o Object, name: &str) -> libbpf_rs::Result<libbpf_rs::Map<'o>> {
+    Ok(object.maps().find(|map| map.name() == name).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?)
 }
 
 fn map(object: &Object, name: &str, bytes: usize) -> libbpf_rs::Result<Memory> {
-    let map = object.maps().find(|map| map.name() == name).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
-    Ok(Memory::map(map.as_fd(), bytes)?)
+    Ok(Memory::map(find(object, name)?.as_fd(), bytes)?)
 }
 
 /// Bytes that the kernel accounts a map with.

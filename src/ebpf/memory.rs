@@ -12,6 +12,8 @@ use std::sync::atomic::Ordering::Acquire;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::fence;
 
+use super::layout::Field;
+
 /// An array map of BPF_F_MMAPABLE, mapped for reading. The kernel writes to it at any time;
 /// every 64-bit word is read whole.
 #[derive(Debug)]
@@ -74,6 +76,15 @@ impl Memory {
     #[must_use]
     pub fn word(&self, at: usize) -> u64 {
         self.words().get(at).map_or(0, |word| word.load(Relaxed))
+    }
+
+    /// A 32-bit field of the structure that begins at word `start`, 0 beyond the end.
+    #[must_use]
+    pub fn half(&self, start: usize, field: Field) -> u32 {
+        let at = start + field.offset / size_of::<u64>();
+        let word = self.words().get(at).map_or(0, |word| word.load(Acquire)).to_ne_bytes();
+        let half = word.get(field.offset % size_of::<u64>()..).and_then(|rest| rest.first_chunk()).copied();
+        u32::from_ne_bytes(half.unwrap_or_default())
     }
 }
 

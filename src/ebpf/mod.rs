@@ -9,8 +9,11 @@ mod load;
 mod memory;
 mod messages;
 mod program;
+mod ring;
+mod tracepoint;
 
 pub use fd::HighDescriptors;
+pub use fd::keep;
 pub use kernel::Kernel;
 pub use layout::Field;
 pub use layout::Layout;
@@ -19,3 +22,5 @@ pub use load::Unavailable;
 pub use load::load;
 pub use memory::Memory;
 pub use program::RunStats;
+pub use ring::Ring;
+pub use tracepoint::Tracepoints;

@@ -5,7 +5,8 @@ use crate::catalog::Buckets;
 use crate::catalog::From;
 use crate::catalog::Histogram;
 use crate::catalog::Keys;
-use crate::catalog::Mapped;
+use crate::catalog::Kind;
+use crate::catalog::Programs;
 use crate::catalog::Metric;
 use crate::catalog::Module;
 use crate::catalog::Opt;
@@ -57,9 +58,7 @@ const fn stage(
 /// Its options.
 pub const OPTIONS: &[Opt] = &[Opt {
     name: "disks",
-    default: 64,
-    min: 1,
-    max: 1024,
+    kind: Kind::Number { default: Some(64), min: 1, max: 1024 },
     help: "Disks with instances of their own; the rest is added up in the instance other",
 }];
 
@@ -122,6 +121,7 @@ pub const METRICS: &[Metric] = &[
         from: From::Field("unstamped", Over::Keys),
         oneline: "Block requests of each disk without a time of issue",
         help: &["They are in bpf.disk.dev.total but in neither bpf.disk.dev.latency nor bpf.disk.dev.queue."],
+        protected: false,
     }),
 ];
 
@@ -132,9 +132,10 @@ pub static MODULE: Module = Module {
     default: true,
     options: OPTIONS,
     metrics: METRICS,
-    shape: Shape::Mapped(Mapped {
+    shape: Shape::Mapped(Programs {
         object: crate::object!("biolatency"),
         hooks: &[&["on_io_done", "on_rq_complete"]],
+        optional: &[],
         rows: Rows { map: "rows", layout: "biolatency_row", keys: Some(&DISKS) },
     }),
 };

@@ -4,4 +4,5 @@ crate::modules! {
     0 => module,
     1 => runqlat,
     2 => biolatency,
+    3 => execsnoop,
 }

@@ -2,8 +2,10 @@
 
 use crate::catalog::Fact;
 use crate::catalog::From;
+use crate::catalog::Kind;
 use crate::catalog::Metric;
 use crate::catalog::Module;
+use crate::catalog::Opt;
 use crate::catalog::Plain;
 use crate::catalog::Shape;
 use crate::pmda::Semantics;
@@ -15,7 +17,7 @@ use crate::pmda::Units;
 
 const STATS: &str = "Present only while the sysctl kernel.bpf_stats_enabled is 1; the kernel then measures \
     every program, which costs some 75 ns per run.";
-const ASKED: &str = "Asks the kernel when fetched, one system call per program.";
+const ASKED: &str = "The kernel is asked about its programs once a second.";
 
 #[allow(clippy::too_many_arguments, reason = "a row of the table below")]
 const fn fact(
@@ -28,7 +30,7 @@ const fn fact(
     oneline: &'static str,
     help: &'static [&'static str],
 ) -> Metric {
-    Metric::Plain(Plain { item, name, ty, semantics, units, from: From::Status(fact), oneline, help })
+    Metric::Plain(Plain { item, name, ty, semantics, units, from: From::Status(fact), oneline, help, protected: false })
 }
 
 /// The table.
@@ -36,7 +38,25 @@ pub static MODULE: Module = Module {
     name: "module",
     summary: "What the plugin knows about its own modules",
     default: true,
-    options: &[],
+    options: &[
+        Opt {
+            name: "privileges",
+            kind: Kind::Choice { default: 0, among: &["keep", "drop"] },
+            help: "Whether one thread keeps CAP_BPF and CAP_PERFMON when pmcd leaves root, so that modules can be \
+                   loaded later",
+        },
+        Opt {
+            name: "start_wait",
+            kind: Kind::Number { default: Some(100), min: 0, max: 60_000 },
+            help: "Milliseconds that pmcd's start may wait for modules; what takes longer goes on in a worker",
+        },
+        Opt {
+            name: "readers",
+            kind: Kind::Readers,
+            help: "Who may see arguments, paths and typed lines, beside root. user:pcp means pmlogger and pmproxy, and \
+                   so whoever reads their archives or asks them",
+        },
+    ],
     metrics: &[
         fact(
             0,
@@ -46,8 +66,8 @@ pub static MODULE: Module = Module {
             Units::None,
             Fact::State,
             "Whether each module runs",
-            &["0: disabled by the configuration; 1: running; 2: being loaded; 3: cannot run here, \
-             bpf.module.reason says why."],
+            &["0: disabled; 1: running; 2: being loaded; 3: cannot run here; 4: running, but the worker that reads \
+             it is stuck or has given up, so that values are old. bpf.module.reason says why."],
         ),
         fact(
             1,
@@ -132,7 +152,8 @@ pub static MODULE: Module = Module {
             Units::Microsecond,
             Fact::Age,
             "Age of each module's values when they are fetched",
-            &["0 where values are read from the kernel's own memory at that moment."],
+            &["0 where values are read from the kernel's own memory at that moment; the time since the last look where a \
+             worker looks through a table; how long the worker has been busy where it passes events on."],
         ),
     ],
     shape: Shape::Status,

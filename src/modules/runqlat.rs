@@ -3,7 +3,7 @@
 use crate::catalog::BucketUnit::Nanosecond;
 use crate::catalog::Buckets;
 use crate::catalog::Histogram;
-use crate::catalog::Mapped;
+use crate::catalog::Programs;
 use crate::catalog::Metric;
 use crate::catalog::Module;
 use crate::catalog::Over;
@@ -35,9 +35,10 @@ pub static MODULE: Module = Module {
              because a task was queued before the module was loaded, are counted in bpf.module.lost.",
         ],
     })],
-    shape: Shape::Mapped(Mapped {
+    shape: Shape::Mapped(Programs {
         object: crate::object!("runqlat"),
         hooks: &[&["on_wakeup"], &["on_wakeup_new"], &["on_switch"]],
+        optional: &[],
         rows: Rows { map: "rows", layout: "runqlat_row", keys: None },
     }),
 };

@@ -17,6 +17,7 @@ use std::panic::catch_unwind;
 use std::ptr;
 
 use super::Agent;
+use super::clients;
 use super::error::PmErr;
 use super::instances::IN_NULL;
 use super::instances::Instance;
@@ -57,7 +58,8 @@ struct Text {
 }
 
 /// Makes `agent` answer for `metrics` on this interface, which the host passed to an init
-/// function with the domain number set. On error the host is told through `status`.
+/// function with the domain number set, under this name; without one, on an interface that
+/// [`daemon`](super::daemon) prepared. On error the host is told through `status`.
 ///
 /// # Errors
 /// When libpcp_pmda refuses the interface or the table.
@@ -67,14 +69,17 @@ struct Text {
 /// called by one thread at a time, as pmcd and libpcp's local context do (PMDA(3)).
 pub unsafe fn register(
     dispatch: *mut Dispatch,
-    name: &CStr,
+    name: Option<&CStr>,
     agent: Box<dyn Agent>,
     metrics: Vec<Metric>,
     indoms: &[Indom],
 ) -> Result<(), PmErr> {
-    // SAFETY: the caller's promise. pmdaDSO keeps the name, which has to live on.
+    // SAFETY: the caller's promise. pmdaDSO keeps the name, which has to live on; a daemon has
+    // been prepared already and has its interface.
     let (interface, domain) = unsafe {
-        ffi::pmdaDSO(dispatch, ffi::PMDA_INTERFACE_7 as c_int, name.to_owned().into_raw(), ptr::null_mut());
+        if let Some(name) = name {
+            ffi::pmdaDSO(dispatch, ffi::PMDA_INTERFACE_7 as c_int, name.to_owned().into_raw(), ptr::null_mut());
+        }
         (&mut *dispatch, (*dispatch).domain)
     };
     if interface.status < 0 {
@@ -94,9 +99,13 @@ pub unsafe fn register(
     seven.name = Some(name_of);
     seven.children = Some(children);
     seven.label = Some(label);
+    seven.attribute = Some(attribute);
     // SAFETY: ext was set up by pmdaDSO; what is stored there is read back by `registered`.
     unsafe {
         ffi::pmdaExtSetData(seven.ext, Box::into_raw(registered).cast());
+        // without it the host does not say who its clients are
+        ffi::pmdaSetCommFlags(dispatch, ffi::PMDA_FLAG_AUTHORIZE as c_int);
+        ffi::pmdaSetEndContextCallBack(dispatch, Some(clients::forget));
         ffi::pmdaInit(dispatch, ptr::null_mut(), 0, ptr::null_mut(), 0);
     }
     if interface.status < 0 { Err(PmErr::Generic) } else { Ok(()) }
@@ -191,7 +200,9 @@ unsafe extern "C" fn fetch(
     enter("fetch", ext, |registered| {
         let count = usize::try_from(count).unwrap_or(0);
         // SAFETY: libpcp passes as many ids as it says, and ext with its profile is its own.
-        let (pmids, profile) = unsafe { (std::slice::from_raw_parts(pmids, count), (*ext).e_prof) };
+        let (pmids, profile, context) =
+            unsafe { (std::slice::from_raw_parts(pmids, count), (*ext).e_prof, (*ext).e_context) };
+        let mut is_reader = None;
         let mut sets = Sets(Vec::with_capacity(count));
         registered.agent.begin();
         for &pmid in pmids {
@@ -201,8 +212,12 @@ unsafe extern "C" fn fetch(
                     let pick = unsafe { Pick::of(profile, metric::indom(registered.domain, own.indom)) };
                     let mut out = ValueSet::new(pmid, own, pick, &mut registered.scratch);
                     let agent = &mut registered.agent;
-                    // one metric's defect must not cost the others of the request
-                    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| agent.values(at, &mut out))) {
+                    let refused = own.protected
+                        && !*is_reader.get_or_insert_with(|| agent.is_reader(&clients::client(context)));
+                    if refused {
+                        out.error(PmErr::Permission);
+                    } else if let Err(panic) = catch_unwind(AssertUnwindSafe(|| agent.values(at, &mut out))) {
+                        // one metric's defect must not cost the others of the request
                         out.error(PmErr::Generic);
                         log(Level::Error, &format!("{}: {}", own.name, panic_text(panic.as_ref())));
                     }
@@ -352,6 +367,20 @@ unsafe extern "C" fn text(ident: c_int, kind: c_int, buffer: *mut *mut c_char, e
 
 unsafe extern "C" fn store(_result: *mut ffi::pmda_result, _ext: *mut ffi::pmdaExt) -> c_int {
     PmErr::Permission.code()
+}
+
+unsafe extern "C" fn attribute(
+    context: c_int,
+    attribute: c_int,
+    value: *const c_char,
+    len: c_int,
+    ext: *mut ffi::pmdaExt,
+) -> c_int {
+    enter("attribute", ext, |_| {
+        // SAFETY: the value is as long as the host says.
+        unsafe { clients::note(context, attribute, value, len) };
+        0
+    })
 }
 
 unsafe extern "C" fn pmid(name: *const c_char, pmid: *mut ffi::pmID, ext: *mut ffi::pmdaExt) -> c_int {

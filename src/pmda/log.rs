@@ -8,8 +8,15 @@ use std::ffi::c_int;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::mpsc;
+use std::sync::mpsc::SyncSender;
+use std::thread;
 use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
+
+use nix::sys::signal::SigSet;
+use nix::sys::signal::SigmaskHow;
+use once_cell::sync::OnceCell;
 
 use crate::ffi;
 
@@ -29,18 +36,60 @@ const LINES: u64 = 100;
 /// Seconds.
 const WINDOW: u64 = 60;
 
+/// Lines that may wait for a slow disk; what exceeds them is counted.
+const WAITING: usize = 256;
+
+/// Where lines go once [`defer`] was called.
+static QUEUE: OnceCell<SyncSender<(Level, String)>> = OnceCell::new();
+/// Lines that found the queue full.
+static UNQUEUED: AtomicU64 = AtomicU64::new(0);
+
+/// From now on lines are written by a thread of their own: the host's thread must not wait for
+/// a disk.
+pub fn defer() {
+    let (sender, receiver) = mpsc::sync_channel::<(Level, String)>(WAITING);
+    let writer = move || {
+        for (level, line) in receiver {
+            let unqueued = UNQUEUED.swap(0, Relaxed);
+            if unqueued > 0 {
+                write(Level::Warning, &format!("{unqueued} messages left out: the log is slow"));
+            }
+            write(level, &line);
+        }
+    };
+    // where no thread is to be had lines are written as before
+    let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK);
+    if thread::Builder::new().name("bpf-log".to_owned()).spawn(writer).is_ok() {
+        let _ = QUEUE.set(sender);
+    }
+    if let Ok(before) = before {
+        let _ = before.thread_set_mask();
+    }
+}
+
 /// Writes one line to the log, unless too many were written in the last minute.
 pub fn log(level: Level, message: &str) {
     static LIMIT: Limit = Limit::new();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
     match LIMIT.admit(now / WINDOW) {
-        Admit::Yes => write(level, message),
-        Admit::After(0) => write(level, message),
+        Admit::Yes => pass_on(level, message),
+        Admit::After(0) => pass_on(level, message),
         Admit::After(suppressed) => {
-            write(Level::Warning, &format!("{suppressed} messages of the last minutes left out"));
-            write(level, message);
+            pass_on(Level::Warning, &format!("{suppressed} messages of the last minutes left out"));
+            pass_on(level, message);
         }
         Admit::No => {}
+    }
+}
+
+fn pass_on(level: Level, message: &str) {
+    match QUEUE.get() {
+        Some(queue) => {
+            if queue.try_send((level, message.to_owned())).is_err() {
+                UNQUEUED.fetch_add(1, Relaxed);
+            }
+        }
+        None => write(level, message),
     }
 }
 
@@ -95,9 +144,16 @@ pub fn config(variable: &CStr) -> Option<PathBuf> {
     value.to_str().ok().map(PathBuf::from)
 }
 
-/// The name of the program we are in, `pmcd` where the host is the real one.
+/// Whether the process is pmcd, or a daemon that answers pmcd: it serves clients. Any other is
+/// a client that has loaded us into itself.
 #[must_use]
-pub fn program_name() -> String {
+pub fn inside_pmcd() -> bool {
+    static SERVES: OnceCell<bool> = OnceCell::new();
+    *SERVES.get_or_init(|| matches!(program_name().as_str(), "pmcd" | "pmdabpf"))
+}
+
+/// The name of the program we are in.
+fn program_name() -> String {
     // SAFETY: returns a string that lives on, or null before pmSetProgname.
     let name = unsafe { ffi::pmGetProgname() };
     if name.is_null() {

@@ -7,10 +7,16 @@ use crate::ffi;
 /// The type of a metric's values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Type {
+    /// Signed, 32 bits.
+    I32,
     /// Unsigned, 32 bits.
     U32,
+    /// Signed, 64 bits.
+    I64,
     /// Unsigned, 64 bits.
     U64,
+    /// Floating point, 64 bits.
+    F64,
     /// A string.
     String,
 }
@@ -18,8 +24,11 @@ pub enum Type {
 impl Type {
     pub(super) const fn code(self) -> c_int {
         match self {
+            Self::I32 => ffi::PM_TYPE_32 as c_int,
             Self::U32 => ffi::PM_TYPE_U32 as c_int,
+            Self::I64 => ffi::PM_TYPE_64 as c_int,
             Self::U64 => ffi::PM_TYPE_U64 as c_int,
+            Self::F64 => ffi::PM_TYPE_DOUBLE as c_int,
             Self::String => ffi::PM_TYPE_STRING as c_int,
         }
     }
@@ -117,6 +126,8 @@ pub struct Metric {
     pub oneline: String,
     /// The whole help text.
     pub help: String,
+    /// Answered only to clients that [`Agent::is_reader`](super::Agent::is_reader) admits.
+    pub protected: bool,
 }
 
 /// One instance domain of the registered table. Its instances come from

@@ -8,6 +8,8 @@
 //! semantics, units, profile.
 
 mod callbacks;
+mod clients;
+mod daemon;
 mod error;
 mod instances;
 mod log;
@@ -21,13 +23,17 @@ use std::sync::Arc;
 
 pub use callbacks::Dispatch;
 pub use callbacks::register;
+pub use clients::Client;
+pub use daemon::daemon;
+pub use daemon::program;
 pub use error::PmErr;
 pub use instances::Instance;
 pub use instances::Instances;
 pub use log::Level;
 pub use log::config;
+pub use log::defer;
+pub use log::inside_pmcd;
 pub use log::log;
-pub use log::program_name;
 pub use metric::Indom;
 pub use metric::Metric;
 pub use metric::Semantics;
@@ -46,6 +52,9 @@ pub trait Agent {
     /// Puts the values of the metric at this position of the registered table into `out`.
     /// What is not put in has no value.
     fn values(&mut self, metric: usize, out: &mut ValueSet<'_>);
+
+    /// Whether a client may see protected metrics.
+    fn is_reader(&mut self, client: &Client) -> bool;
 
     /// The instances of the domain with this serial number now, `None` where there is no
     /// such domain.

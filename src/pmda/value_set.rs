@@ -22,10 +22,16 @@ use crate::ffi;
 /// One value.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Atom<'a> {
+    /// For [`Type::I32`].
+    I32(i32),
     /// For [`Type::U32`].
     U32(u32),
+    /// For [`Type::I64`].
+    I64(i64),
     /// For [`Type::U64`].
     U64(u64),
+    /// For [`Type::F64`].
+    F64(f64),
     /// For [`Type::String`]; ends at its first NUL.
     Str(&'a str),
 }
@@ -33,8 +39,11 @@ pub enum Atom<'a> {
 impl Atom<'_> {
     const fn ty(&self) -> Type {
         match self {
+            Self::I32(_) => Type::I32,
             Self::U32(_) => Type::U32,
+            Self::I64(_) => Type::I64,
             Self::U64(_) => Type::U64,
+            Self::F64(_) => Type::F64,
             Self::Str(_) => Type::String,
         }
     }
@@ -93,7 +102,7 @@ impl<'a> ValueSet<'a> {
         };
         let mut put = |position: usize| {
             if let Some(&id) = ids.get(position) {
-                chunk.number(id, value(position, id));
+                chunk.word(id, Type::U64, value(position, id));
             }
         };
         match positions {
@@ -130,11 +139,17 @@ impl<'a> ValueSet<'a> {
         let mut format = ffi::PM_VAL_SPTR;
         for (id, atom) in list {
             match atom {
-                Atom::U32(number) => {
+                Atom::I32(number) => {
                     format = ffi::PM_VAL_INSITU;
                     chunk.in_place(*id, *number);
                 }
-                Atom::U64(number) => chunk.number(*id, *number),
+                Atom::U32(number) => {
+                    format = ffi::PM_VAL_INSITU;
+                    chunk.in_place(*id, number.cast_signed());
+                }
+                Atom::I64(number) => chunk.word(*id, Type::I64, number.cast_unsigned()),
+                Atom::U64(number) => chunk.word(*id, Type::U64, *number),
+                Atom::F64(number) => chunk.word(*id, Type::F64, number.to_bits()),
                 Atom::Str(text) => chunk.text(*id, until_nul(text)),
             }
         }
@@ -185,8 +200,8 @@ fn until_nul(text: &str) -> &[u8] {
 /// Bytes that an atom's block takes. Blocks stay aligned to their 4-byte header.
 fn atom_block(atom: &Atom<'_>) -> usize {
     match atom {
-        Atom::U32(_) => 0,
-        Atom::U64(_) => NUMBER_BLOCK,
+        Atom::I32(_) | Atom::U32(_) => 0,
+        Atom::I64(_) | Atom::U64(_) | Atom::F64(_) => NUMBER_BLOCK,
         Atom::Str(text) => (BLOCK_HEADER + until_nul(text).len() + 1).next_multiple_of(BLOCK_HEADER),
     }
 }
@@ -231,19 +246,19 @@ impl Chunk {
         Some(entry)
     }
 
-    fn in_place(&mut self, id: i32, number: u32) {
+    fn in_place(&mut self, id: i32, number: i32) {
         if let Some(entry) = self.entry(id) {
             // SAFETY: entry is inside the chunk; a union field is written.
-            unsafe { (*entry).value.lval = number as i32 };
+            unsafe { (*entry).value.lval = number };
         }
     }
 
     #[inline]
-    fn number(&mut self, id: i32, number: u64) {
+    fn word(&mut self, id: i32, ty: Type, number: u64) {
         if let Some(block) = self.next_block(id, NUMBER_BLOCK) {
             // SAFETY: next_block found NUMBER_BLOCK bytes, enough for a header and a number.
             unsafe {
-                block.cast::<u32>().write(block_header(Type::U64, NUMBER_BLOCK));
+                block.cast::<u32>().write(block_header(ty, NUMBER_BLOCK));
                 block.add(BLOCK_HEADER).cast::<u64>().write_unaligned(number);
             }
         }

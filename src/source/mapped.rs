@@ -5,7 +5,6 @@
 //! moment; what it then hands out is arithmetic on that copy.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Acquire;
 
 use crate::catalog::CUMULATIVE_INFINITY;
 use crate::catalog::IndomKind;
@@ -101,6 +100,12 @@ impl Reader {
         }
     }
 
+    /// What it reads.
+    #[must_use]
+    pub const fn source(&self) -> &Arc<Mapped> {
+        &self.source
+    }
+
     /// The keys found so far. `slot` gives out numbers by name.
     pub fn find_keys(&mut self, slot: &mut dyn FnMut(&str) -> Option<i32>) -> &[Key] {
         let Some((memory, layout)) = &self.source.loaded.keys else { return &self.keys };
@@ -188,7 +193,7 @@ impl Reader {
         let layout = &self.source.loaded.rows.1;
         let words = self.host.len();
         let (over, field) = match origin {
-            Origin::Status(_) => return,
+            Origin::Status(_) | Origin::Column(_) | Origin::Lost | Origin::Process(_) => return,
             Origin::Field(field, over) => (over, layout.field(field)),
             Origin::Buckets(field, over) | Origin::Count(field, over) | Origin::Cumulative(field, over, _) => {
                 (over, layout.field(field))
@@ -279,10 +284,7 @@ impl Entry<'_> {
     }
 
     fn half(&self, index: usize, field: Field) -> u32 {
-        let at = index * self.stride + field.offset / WORD;
-        let word = self.memory.words().get(at).map_or(0, |word| word.load(Acquire)).to_ne_bytes();
-        let half = word.get(field.offset % WORD..).and_then(|rest| rest.first_chunk()).copied();
-        u32::from_ne_bytes(half.unwrap_or_default())
+        self.memory.half(index * self.stride, field)
     }
 
     fn is_used(&self, index: usize) -> bool {

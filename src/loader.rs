@@ -1,0 +1,215 @@
+//! The privileged worker: loads and unloads modules at any time, also when the process has left
+//! root, and asks the kernel what it counts about their programs.
+
+use std::fs;
+use std::panic::AssertUnwindSafe;
+use std::panic::catch_unwind;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
+use std::thread;
+use std::time::Duration;
+use std::time::Instant;
+
+use crate::catalog;
+use crate::catalog::Module;
+use crate::catalog::Shape;
+use crate::config::Settings;
+use crate::ebpf;
+use crate::ebpf::Kernel;
+use crate::ebpf::Loaded;
+use crate::ebpf::Tracepoints;
+use crate::ebpf::Unavailable;
+use crate::pmda::Level;
+use crate::pmda::log;
+use crate::privileges;
+use crate::source::Drain;
+use crate::source::Mapped;
+use crate::source::Poller;
+use crate::source::Table;
+use crate::status::Live;
+use crate::status::Slot;
+use crate::status::State;
+use crate::status::Stats;
+use crate::workers::Duty;
+use crate::workers::Worker;
+use crate::workers::panic_text;
+use crate::workers::with_signals_blocked;
+
+/// How often the kernel is asked about programs, and whether the user has changed.
+const PERIOD: Duration = Duration::from_secs(1);
+/// For so long after the start the user may change.
+const SETTLING: Duration = Duration::from_secs(60);
+
+/// What is known about the modules, in the order of their list.
+pub struct Modules {
+    /// Cluster numbers and tables.
+    pub list: &'static [(u16, &'static Module)],
+    /// What the configuration says of each.
+    pub settings: Vec<Settings>,
+    /// What becomes of each.
+    pub slots: Arc<[Slot]>,
+    /// Read while the process was root.
+    pub tracepoints: Tracepoints,
+    /// Reads rings.
+    pub drain: Worker<Drain>,
+    /// Looks through tables.
+    pub poller: Worker<Poller>,
+}
+
+/// The duty of the privileged worker.
+pub struct Loader {
+    modules: Arc<Modules>,
+    /// Privileges are kept when the process leaves root.
+    keeps: bool,
+    /// What was needed only to change the user has been given up.
+    is_settled: bool,
+    started: Instant,
+    asked: Option<Instant>,
+}
+
+impl Loader {
+    /// One that has loaded nothing yet.
+    #[must_use]
+    pub fn new(modules: Arc<Modules>, keeps: bool) -> Self {
+        Self { modules, keeps, is_settled: false, started: Instant::now(), asked: None }
+    }
+
+    /// Loads the modules at these positions, as many at a time as there are CPUs, and says
+    /// what became of all.
+    pub fn load(&mut self, wanted: &[usize]) {
+        let modules = &*self.modules;
+        if !wanted.is_empty() {
+            let kernel = Kernel::read(modules.tracepoints.clone());
+            in_parallel(wanted, |at| {
+                let load = || modules.load(*at, &kernel);
+                let outcome = catch_unwind(AssertUnwindSafe(load)).unwrap_or_else(|panic| {
+                    let why = panic_text(panic.as_ref());
+                    Err(Unavailable::Defect(format!("panic while loading: {why}")))
+                });
+                modules.install(*at, outcome);
+            });
+        }
+        self.asked = None;
+    }
+
+    /// Detaches and unloads a module.
+    pub fn unload(&mut self, at: usize) {
+        let modules = &*self.modules;
+        let Some(slot) = modules.slots.get(at) else { return };
+        if let Some(live) = slot.state.reader().get().running() {
+            live.mapped.loaded().detach();
+        }
+        modules.drain.run(move |drain| drain.close(at));
+        modules.poller.run(move |poller| poller.close(at));
+        slot.state.publish(Arc::new(State::Disabled("switched off".to_owned())));
+    }
+
+    fn ask_kernel(&self) {
+        let measured = stats_are_on();
+        for slot in self.modules.slots.iter() {
+            if let Some(live) = slot.state.reader().get().running() {
+                if let Ok(stats) = live.mapped.loaded().run_stats() {
+                    live.stats.set(stats, measured);
+                }
+            }
+        }
+    }
+}
+
+impl Duty for Loader {
+    fn turn(&mut self) -> Option<Instant> {
+        if !self.is_settled && !privileges::is_root() {
+            self.is_settled = true;
+            if self.keeps {
+                privileges::only_loading();
+            }
+        }
+        let now = Instant::now();
+        if self.asked.is_none_or(|asked| now >= asked + PERIOD) {
+            self.asked = Some(now);
+            self.ask_kernel();
+        }
+        let any = self.modules.slots.iter().any(|slot| slot.state.reader().get().running().is_some());
+        let settling = !self.is_settled && self.started.elapsed() < SETTLING;
+        self.asked.filter(|_| any || settling).map(|asked| asked + PERIOD)
+    }
+}
+
+impl Modules {
+    fn load(&self, at: usize, kernel: &Kernel) -> Result<Loaded, Unavailable> {
+        let (Some((_, module)), Some(settings)) = (self.list.get(at), self.settings.get(at)) else {
+            return Err(Unavailable::Defect("no such module".to_owned()));
+        };
+        ebpf::load(module, &settings.options, kernel)
+    }
+
+    /// Publishes what became of a module and hands its ring or table to the worker concerned.
+    fn install(&self, at: usize, outcome: Result<Loaded, Unavailable>) {
+        let (Some((_, module)), Some(slot)) = (self.list.get(at), self.slots.get(at)) else { return };
+        let mut loaded = match outcome {
+            Ok(loaded) => loaded,
+            Err(why) => {
+                log(Level::Warning, &format!("module {} is unavailable: {why}", module.name));
+                return slot.state.publish(Arc::new(State::Unavailable(why)));
+            }
+        };
+        let stats = Arc::new(Stats::default());
+        if let Ok(first) = loaded.run_stats() {
+            stats.set(first, stats_are_on());
+        }
+        let mut worker = None;
+        if let Some((ring, layout)) = loaded.ring.take() {
+            worker = Some(self.drain.pulse());
+            self.drain.run(move |drain| drain.open(at, ring, layout));
+        }
+        let mapped = Arc::new(Mapped::new(loaded));
+        if let (Shape::Polled(polled), Some(place)) = (&module.shape, &slot.processes) {
+            let options = self.settings.get(at).map(|own| own.options.as_slice()).unwrap_or_default();
+            let linger = Duration::from_secs(catalog::number(options, polled.linger).unwrap_or(0).into());
+            let table = Table::new(Arc::clone(&mapped), linger, Arc::clone(place));
+            worker = Some(self.poller.pulse());
+            self.poller.run(move |poller| poller.open(at, table));
+        }
+        slot.state.publish(Arc::new(State::Running(Live { mapped, stats, worker })));
+    }
+
+    /// The names of those that run, and of those that cannot.
+    #[must_use]
+    pub fn verdict(&self) -> (Vec<&'static str>, Vec<(&'static str, String)>) {
+        let (mut running, mut failed) = (Vec::new(), Vec::new());
+        for (slot, (_, module)) in self.slots.iter().zip(self.list) {
+            match &**slot.state.reader().get() {
+                State::Running(_) => running.push(module.name),
+                State::Unavailable(why) => failed.push((module.name, why.to_string())),
+                State::Disabled(_) | State::Own | State::Loading => {}
+            }
+        }
+        (running, failed)
+    }
+}
+
+/// Whether the kernel measures programs.
+fn stats_are_on() -> bool {
+    fs::read_to_string("/proc/sys/kernel/bpf_stats_enabled").is_ok_and(|text| text.trim() == "1")
+}
+
+/// Does `work` on every item, on as many threads as there are CPUs.
+fn in_parallel<I: Sync>(items: &[I], work: impl Fn(&I) + Sync) {
+    let next = AtomicUsize::new(0);
+    let take = || {
+        while let Some(item) = items.get(next.fetch_add(1, Relaxed)) {
+            work(item);
+        }
+    };
+    let threads = thread::available_parallelism().map_or(1, usize::from).min(items.len());
+    thread::scope(|scope| {
+        with_signals_blocked(|| {
+            for _ in 1..threads {
+                // where no thread is to be had this one does it all
+                let _ = thread::Builder::new().name("bpf-load".to_owned()).spawn_scoped(scope, take);
+            }
+        });
+        take();
+    });
+}

@@ -1,0 +1,90 @@
+//! What each thread may do (capabilities(7)): credentials are a thread's own in Linux.
+//!
+//! pmcd loads its agents as root and then becomes another user with setuid(2), which glibc
+//! carries out in every thread. A thread that has set the flags below keeps its capabilities
+//! across it; one that lacks CAP_SETUID then would make glibc end the process, so that one and
+//! CAP_SETGID stay until the user has changed.
+
+#![allow(unsafe_code)]
+
+use caps::CapSet;
+use caps::Capability;
+use caps::CapsHashSet;
+
+/// Flags of PR_SET_SECUREBITS (include/uapi/linux/securebits.h).
+const SECBIT_NO_SETUID_FIXUP: libc::c_ulong = 1 << 2;
+const SECBIT_KEEP_CAPS: libc::c_ulong = 1 << 4;
+
+const LOADING: [Capability; 2] = [Capability::CAP_BPF, Capability::CAP_PERFMON];
+const CHANGING_USER: [Capability; 2] = [Capability::CAP_SETUID, Capability::CAP_SETGID];
+
+/// Whether this process runs as root.
+#[must_use]
+pub fn is_root() -> bool {
+    nix::unistd::getuid().is_root()
+}
+
+/// Has this thread, and those it starts, keep what loading programs needs when the process
+/// changes its user.
+pub fn keep_for_loading() {
+    let held = caps::read(None, CapSet::Permitted).unwrap_or_default();
+    // SAFETY: prctl with integer arguments changes flags of this thread only.
+    unsafe {
+        if held.contains(&Capability::CAP_SETPCAP) {
+            libc::prctl(libc::PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP | SECBIT_KEEP_CAPS, 0, 0, 0);
+        } else {
+            libc::prctl(libc::PR_SET_KEEPCAPS, 1, 0, 0, 0);
+        }
+    }
+    reduce_to(&with(&loading(&held), &held, &CHANGING_USER));
+}
+
+/// Gives up what was needed only to change the user.
+pub fn only_loading() {
+    reduce_to(&loading(&caps::read(None, CapSet::Permitted).unwrap_or_default()));
+}
+
+/// Has this thread lose all but what changing the user needs, which it loses with that.
+pub fn only_changing_user() {
+    let held = caps::read(None, CapSet::Permitted).unwrap_or_default();
+    reduce_to(&with(&CapsHashSet::new(), &held, &CHANGING_USER));
+}
+
+/// What loading needs. Before Linux 5.8, and where a container was given nothing else, that is
+/// CAP_SYS_ADMIN.
+fn loading(held: &CapsHashSet) -> CapsHashSet {
+    if LOADING.iter().all(|one| held.contains(one)) {
+        LOADING.into()
+    } else {
+        with(&CapsHashSet::new(), held, &[Capability::CAP_SYS_ADMIN, Capability::CAP_BPF, Capability::CAP_PERFMON])
+    }
+}
+
+/// `set` and those of `more` that are held.
+fn with(set: &CapsHashSet, held: &CapsHashSet, more: &[Capability]) -> CapsHashSet {
+    set.iter().chain(more.iter().filter(|one| held.contains(*one))).copied().collect()
+}
+
+/// A failure leaves more than wanted, never less, and is no reason to stop.
+fn reduce_to(set: &CapsHashSet) {
+    for kind in [CapSet::Inheritable, CapSet::Ambient] {
+        let _ = caps::clear(None, kind);
+    }
+    let _ = caps::set(None, CapSet::Effective, set);
+    let _ = caps::set(None, CapSet::Permitted, set);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sys_admin_stands_for_what_is_not_there() {
+        let all: CapsHashSet = caps::all();
+        assert_eq!(loading(&all), LOADING.into());
+        let old: CapsHashSet = [Capability::CAP_SYS_ADMIN, Capability::CAP_SETUID].into();
+        assert_eq!(loading(&old), [Capability::CAP_SYS_ADMIN].into());
+        assert_eq!(loading(&CapsHashSet::new()), CapsHashSet::new());
+        assert_eq!(with(&loading(&old), &old, &CHANGING_USER).len(), 2);
+    }
+}
