@@ -5,4 +5,5 @@ crate::modules! {
     1 => runqlat,
     2 => biolatency,
     3 => execsnoop,
+    4 => netatop,
 }
