@@ -1,5 +1,7 @@
 # make run      builds, starts a pmcd of its own with the plugin and shows live values
-# make test     everything that is checked
+# make test     everything that is checked, on this kernel and on those of TEST_KERNELS
+# make test-vm  the live tests on emulated machines: KERNELS="6.1 7.3"
+# make test-kernels  the same on all kernels; writes docs/kernels.md
 # make bench    costs beside the stock plugin, in one table
 # make lint     formats, lints
 # make install  DESTDIR= PREFIX=/usr
@@ -13,7 +15,14 @@ PMDAS = $(DESTDIR)$(shell . /etc/pcp.conf 2>/dev/null; echo $${PCP_PMDAS_DIR:-/v
 PMDASADM = $(DESTDIR)$(shell . /etc/pcp.conf 2>/dev/null; echo $${PCP_PMDASADM_DIR:-$(PREFIX)/lib/pcp/pmdas})/bpfrs
 SYSCONF = $(DESTDIR)/etc/pcp/bpfrs
 
-.PHONY: all build run test test-catalog bench lint install prerequisites clean
+# Tests that compare with the kernel, whichever runs: those for tests/vm. Some only run there.
+LIVE = live stacked
+TEST_KERNELS = 6.1 7.3
+KERNELS = $(TEST_KERNELS)
+ALL_KERNELS = $(shell awk '/^[0-9]/ { print $$1 }' tests/vm/kernels)
+LOGS = $(or $(CARGO_TARGET_DIR),target)/kernels
+
+.PHONY: all build run test test-catalog test-host test-vm test-kernels bench lint install prerequisites clean
 
 all: build
 
@@ -24,9 +33,22 @@ run: prerequisites
 	@scripts/run
 
 # Formats and lints first: they are the quickest to fail.
-test: prerequisites lint build
+test: prerequisites lint
+	@$(MAKE) test-host
+	@$(MAKE) test-vm KERNELS="$(TEST_KERNELS)"
+
+test-host: prerequisites build
 	$(CARGO) build --release --locked --examples
 	$(CARGO) test --release --locked --no-fail-fast
+
+# One machine after another, each to its end.
+test-vm: prerequisites build
+	$(CARGO) build --release --locked --examples
+	@CARGO="$(CARGO)" tests/vm/all "$(LOGS)" "$(KERNELS)" "$(LIVE)"
+
+test-kernels:
+	@$(MAKE) test-vm KERNELS="$(ALL_KERNELS)"; status=$$?; \
+	tests/vm/hooks >"$(LOGS)/host.log" && tests/vm/table "$(LOGS)" host $(ALL_KERNELS) >docs/kernels.md && exit $$status
 
 # BLESS=1 rewrites the files that follow from the module tables.
 test-catalog:
@@ -40,7 +62,7 @@ lint:
 	$(CARGO) fmt --check
 	rustfmt --check src/modules/*.rs examples/testagent/*.rs
 	clang-format --dry-run -Werror $(BPF_SOURCES)
-	$(CARGO) clippy --release --locked --all-targets -- -D warnings
+	$(CARGO) clippy --release --locked --all-targets $(addprefix --test ,$(LIVE)) -- -D warnings
 
 install: build
 	install -d $(PMDAS) $(PMDASADM) $(SYSCONF) $(DESTDIR)$(PREFIX)/share/man/man1

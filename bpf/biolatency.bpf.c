@@ -198,6 +198,10 @@ static __always_inline bool counted_by_diskstats(struct request *rq)
 	if (bpf_core_type_exists(enum rqf_flags)) {
 		io_stat = 1 << bpf_core_enum_value(enum rqf_flags, __RQF_IO_STAT);
 		flush_seq = 1 << bpf_core_enum_value(enum rqf_flags, __RQF_FLUSH_SEQ);
+	} else if (bpf_core_field_exists(struct queue_limits, features)) {
+		/* 6.11 to 6.12: the enumeration has no name to look it up by */
+		io_stat = 1 << __RQF_IO_STAT;
+		flush_seq = 1 << __RQF_FLUSH_SEQ;
 	}
 	return (rq->rq_flags & (io_stat | flush_seq)) == io_stat;
 }

@@ -126,9 +126,16 @@ struct request {
 	struct gendisk *rq_disk; /* before 5.17, commit f3fa33acca9f */
 };
 
+struct queue_limits {
+	u32 features; /* from 6.11 on, commit 1122c0c1cc71 */
+};
+
 #pragma clang attribute pop
 
-/* include/linux/blk-mq.h; macros with fixed values before 6.11, commit 5f89154e8e9e */
+/*
+ * include/linux/blk-mq.h: macros with other values before 6.11, commit
+ * 5f89154e8e9e, then an enumeration with these values, at first without a name.
+ */
 enum rqf_flags {
 	__RQF_FLUSH_SEQ = 1,
 	__RQF_IO_STAT = 8,

@@ -28,6 +28,7 @@ use common::plugin;
 use common::pmcd::As;
 use common::pmcd::Pmcd;
 use common::pmcd::StockTree;
+use common::slow;
 use common::wait_for;
 
 static ALONE: Mutex<()> = Mutex::new(());
@@ -207,20 +208,26 @@ fn as_many_waits_as_schedstat_counts() {
     let _alone = alone();
     let pmcd = Pmcd::with("schedstat", &plugin(), As::Foreground, None);
     let _load = Scheduling::start(3, 12);
-    thread::sleep(Duration::from_millis(500));
     let count = || number(&pmcd.values(&["bpf.runq.latency_count"]), "bpf.runq.latency_count", "");
-    // the walk through /proc and pminfo are short against the time between them; a thread that
-    // ends meanwhile takes its count with it, so such a time does not serve
+    // the walk through /proc lies between two readings, and pminfo's first start takes longest
+    let look = || {
+        let before = count();
+        let stat = arrivals();
+        (stat, u64::midpoint(before, count()))
+    };
+    look();
+    // a thread that ends meanwhile takes its count with it, so such a time does not serve; the
+    // time is long against a look, which an emulated machine takes a second for
     let (found, waits) = (0..8)
         .find_map(|_| {
-            let (stat, ours) = (arrivals(), count());
-            thread::sleep(Duration::from_secs(5));
-            let (stat_after, ours_after) = (arrivals(), count());
+            let (stat, ours) = look();
+            thread::sleep(Duration::from_secs(5 + 3 * (slow() - 1)));
+            let (stat_after, ours_after) = look();
             let stayed = stat.keys().all(|id| stat_after.contains_key(id));
             let since = |(id, count): (&(String, String), &u64)| count - stat.get(id).copied().unwrap_or(0).min(*count);
             stayed.then(|| (ours_after - ours, stat_after.iter().map(since).sum::<u64>()))
         })
-        .expect("five seconds in which no thread of this machine ends");
+        .expect("some seconds in which no thread of this machine ends");
     assert!(waits > 20_000, "only {waits} waits");
     near("waits", found, waits, 0.01);
     let lost = number(&pmcd.values(&["bpf.module.lost"]), "bpf.module.lost", "runqlat");
@@ -255,9 +262,17 @@ fn waits_are_distributed_as_the_stock_plugin_finds() {
     let _load = Scheduling::start(3, 12);
     thread::sleep(Duration::from_millis(500));
     let read = |pmcd: &Pmcd| buckets(&pmcd.values(&["bpf.runq.latency"]), "bpf.runq.latency", "");
-    let (ours_before, stock_before) = (read(&ours), read(&stock));
-    thread::sleep(Duration::from_secs(8));
-    let (ours_after, stock_after) = (read(&ours), read(&stock));
+    // the other's reading lies between two of ours, and pminfo's first start takes longest
+    let look = || {
+        let before = read(&ours);
+        let other = read(&stock);
+        let both = before.iter().zip(read(&ours)).map(|(before, after)| u64::midpoint(*before, after));
+        (both.collect::<Vec<u64>>(), other)
+    };
+    look();
+    let (ours_before, stock_before) = look();
+    thread::sleep(Duration::from_secs(8 + 3 * (slow() - 1)));
+    let (ours_after, stock_after) = look();
     let delta = |after: &[u64], before: &[u64]| -> Vec<u64> { after.iter().zip(before).map(|(a, b)| a - b).collect() };
     let (found, expected) = (delta(&ours_after, &ours_before), delta(&stock_after, &stock_before));
     println!("ours  {found:?}\nstock {expected:?}");

@@ -127,3 +127,21 @@ pub fn buffered_writes(file: &str) {
     ]));
     assert!(output.status.success(), "fio: {}", String::from_utf8_lossy(&output.stderr));
 }
+
+/// Random direct writes of 4 kB, one at a time, each synced.
+pub fn synced_writes(file: &str, count: u64) {
+    let output = run(Command::new("fio").args([
+        "--name=synced",
+        &format!("--filename={file}"),
+        "--rw=randwrite",
+        "--bs=4k",
+        "--direct=1",
+        "--fsync=1",
+        "--ioengine=psync",
+        "--size=64M",
+        "--io_size=100G",
+        &format!("--number_ios={count}"),
+        "--output=/dev/null",
+    ]));
+    assert!(output.status.success(), "fio: {}", String::from_utf8_lossy(&output.stderr));
+}

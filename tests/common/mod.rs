@@ -153,14 +153,21 @@ pub fn buckets(values: &Values, metric: &str, prefix: &str) -> Vec<u64> {
     found.into_iter().map(|(_, value)| value).collect()
 }
 
-/// Waits until `ready` says something.
+/// How many times slower than hardware this machine is: 1, or what SLOW says where it is emulated.
+pub fn slow() -> u64 {
+    env::var("SLOW").map_or(1, |text| text.parse().expect("SLOW is a number"))
+}
+
+/// Waits until `ready` says something. The limit is only there to end a hopeless run: it has to
+/// be beyond what a machine under any load takes.
 pub fn wait_for<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + Duration::from_secs(60);
+    let limit = Duration::from_secs(180 * slow());
+    let end = Instant::now() + limit;
     loop {
         if let Some(found) = ready() {
             return found;
         }
-        assert!(Instant::now() < end, "waited a minute for {what}");
+        assert!(Instant::now() < end, "waited {limit:?} for {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }
