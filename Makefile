@@ -2,18 +2,24 @@
 # make test     everything that is checked
 # make bench    costs beside the stock plugin, in one table
 # make lint     formats, lints
-# make install  DESTDIR= PREFIX=/usr
+# make install  DESTDIR= PREFIX=/usr; then, as root, ./Install in $PCP_PMDAS_DIR/bpfrs
+# make test-install    Install, Remove, a rebuilt name space, under Debian's own pmcd in a chroot
+# make test-consumers  PCP's own tools that know these metrics, of Debian 12 and 13
 
 CARGO ?= cargo
 DESTDIR ?=
 PREFIX ?= /usr
-PLUGIN = target/release/libpmda_bpf.so
+RELEASE = $(or $(CARGO_TARGET_DIR),target)/release
 BPF_SOURCES = $(wildcard bpf/*.c bpf/lib/*.h include/*.h examples/bpf/*.c)
-PMDAS = $(DESTDIR)$(shell . /etc/pcp.conf 2>/dev/null; echo $${PCP_PMDAS_DIR:-/var/lib/pcp/pmdas})/bpfrs
-PMDASADM = $(DESTDIR)$(shell . /etc/pcp.conf 2>/dev/null; echo $${PCP_PMDASADM_DIR:-$(PREFIX)/lib/pcp/pmdas})/bpfrs
-SYSCONF = $(DESTDIR)/etc/pcp/bpfrs
+pcp_conf = $(DESTDIR)$(or $(shell . /etc/pcp.conf 2>/dev/null; echo $$$(1)),$(2))
+PMDAS = $(call pcp_conf,PCP_PMDAS_DIR,/var/lib/pcp/pmdas)/bpfrs
+PMDASADM = $(call pcp_conf,PCP_PMDASADM_DIR,$(PREFIX)/lib/pcp/pmdas)/bpfrs
+SYSCONF = $(call pcp_conf,PCP_SYSCONF_DIR,/etc/pcp)
+DERIVED = $(call pcp_conf,PCP_VAR_DIR,/var/lib/pcp)/config/derived
+# As the installed system will see it.
+there = $(patsubst $(DESTDIR)%,%,$(1))
 
-.PHONY: all build run test test-catalog bench lint install prerequisites clean
+.PHONY: all build run test test-catalog test-install test-consumers bench lint install prerequisites clean
 
 all: build
 
@@ -32,6 +38,13 @@ test: prerequisites lint build
 test-catalog:
 	$(CARGO) test --release --locked --test catalog
 
+test-install: prerequisites build
+	tests/install/run bookworm install
+
+test-consumers: prerequisites build
+	tests/install/run bookworm consumers
+	tests/install/run trixie consumers
+
 bench: prerequisites build
 	$(CARGO) build --release --locked --examples
 	$(CARGO) bench --locked
@@ -42,15 +55,20 @@ lint:
 	clang-format --dry-run -Werror $(BPF_SOURCES)
 	$(CARGO) clippy --release --locked --all-targets -- -D warnings
 
+# An existing bpf.conf is its owner's.
 install: build
-	install -d $(PMDAS) $(PMDASADM) $(SYSCONF) $(DESTDIR)$(PREFIX)/share/man/man1
-	install -m 755 $(PLUGIN) $(PMDASADM)/pmda_bpf.so
-	install -m 644 pmns/root_bpf $(PMDASADM)/root_bpf
-	install -m 644 help/help $(PMDASADM)/help
-	install -m 644 bpf.conf $(SYSCONF)/bpf.conf
-	ln -sf $(patsubst $(DESTDIR)%,%,$(PMDASADM))/pmda_bpf.so $(PMDAS)/pmda_bpf.so
-	ln -sf $(patsubst $(DESTDIR)%,%,$(PMDASADM))/root_bpf $(PMDAS)/root_bpf
-	ln -sf $(patsubst $(DESTDIR)%,%,$(SYSCONF))/bpf.conf $(PMDAS)/bpf.conf
+	install -d $(PMDAS) $(PMDASADM) $(SYSCONF)/bpfrs $(SYSCONF)/derived $(DERIVED) $(DESTDIR)$(PREFIX)/share/man/man1
+	install -m 755 $(RELEASE)/libpmda_bpf.so $(PMDASADM)/pmda_bpf.so
+	if [ -x $(RELEASE)/pmdabpf ]; then install -m 755 $(RELEASE)/pmdabpf $(PMDASADM)/pmdabpf; fi
+	install -m 755 Install Remove Upgrade $(PMDASADM)
+	install -m 644 domain.h pmns/root_bpf help/help $(PMDASADM)
+	for file in pmda_bpf.so pmdabpf Install Remove Upgrade domain.h root_bpf; do \
+		[ ! -e $(PMDASADM)/$$file ] || ln -sf $(call there,$(PMDASADM))/$$file $(PMDAS)/$$file; \
+	done
+	[ -e $(SYSCONF)/bpfrs/bpf.conf ] || install -m 644 bpf.conf $(SYSCONF)/bpfrs/bpf.conf
+	ln -sf $(call there,$(SYSCONF))/bpfrs/bpf.conf $(PMDAS)/bpf.conf
+	install -m 644 derived/bpfrs.conf $(SYSCONF)/derived/bpfrs.conf
+	ln -sf $(call there,$(SYSCONF))/derived/bpfrs.conf $(DERIVED)/bpfrs.conf
 	install -m 644 man/pmdabpfrs.1 $(DESTDIR)$(PREFIX)/share/man/man1/pmdabpfrs.1
 
 prerequisites:
