@@ -3,6 +3,7 @@
 
 #![allow(unsafe_code, clippy::panic)]
 
+mod control;
 mod failures;
 mod older;
 
@@ -12,6 +13,7 @@ use pmda_bpf::host::Host;
 use pmda_bpf::pmda;
 use pmda_bpf::pmda::Agent;
 use pmda_bpf::pmda::Atom;
+use pmda_bpf::pmda::Client;
 use pmda_bpf::pmda::Dispatch;
 use pmda_bpf::pmda::Instance;
 use pmda_bpf::pmda::Instances;
@@ -40,6 +42,19 @@ static HOST: Host = Host::new(MODULES);
 pub unsafe extern "C" fn testagent_init(dispatch: *mut Dispatch) {
     // SAFETY: the caller's promise.
     unsafe { HOST.init(dispatch) }
+}
+
+static SWITCHED: Host = Host::new(pmda_bpf::modules::MODULES);
+
+/// The plugin's own modules, which a test can switch and disturb, see [`control`].
+///
+/// # Safety
+/// As the plugin's `bpf_init`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn switched_init(dispatch: *mut Dispatch) {
+    // SAFETY: the caller's promise.
+    unsafe { SWITCHED.init(dispatch) }
+    control::listen(&SWITCHED);
 }
 
 static EMPTY: Host = Host::new(&[(0, &pmda_bpf::modules::module::MODULE), (100, &failures::EMPTY)]);
@@ -93,6 +108,10 @@ impl Agent for Scale {
         }
     }
 
+    fn is_reader(&mut self, _client: &Client) -> bool {
+        true
+    }
+
     fn instances(&mut self, serial: u32) -> Option<Arc<Instances>> {
         self.instances.get(usize::try_from(serial).ok()?).cloned()
     }
@@ -119,6 +138,7 @@ pub unsafe extern "C" fn scale_init(dispatch: *mut Dispatch) {
         indom,
         oneline: name.to_owned(),
         help: name.to_owned(),
+        protected: false,
     };
     let metrics = vec![
         metric(0, "n63", Type::U64, Some(0)),
@@ -133,5 +153,5 @@ pub unsafe extern "C" fn scale_init(dispatch: *mut Dispatch) {
     ];
     let agent = Box::new(Scale { instances: instances.to_vec() });
     // SAFETY: the caller's promise.
-    let _ = unsafe { pmda::register(dispatch, c"scale", agent, metrics, &[]) };
+    let _ = unsafe { pmda::register(dispatch, Some(c"scale"), agent, metrics, &[]) };
 }

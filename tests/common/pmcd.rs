@@ -2,6 +2,7 @@
 //! pmcd is left alone.
 
 use std::fs;
+use std::io::Write as _;
 use std::net::TcpListener;
 use std::os::unix::fs::chown;
 use std::path::Path;
@@ -123,6 +124,7 @@ impl Pmcd {
     ) -> Self {
         let scratch = Scratch::new(name);
         let dir = scratch.path();
+        let dir = dir.to_owned();
         let own = |sub: &str| dir.join(sub);
         for sub in ["run", "tmp", "log/pmcd", "pmns", "var/config/pmda"] {
             fs::create_dir_all(own(sub)).unwrap();
@@ -159,6 +161,8 @@ impl Pmcd {
                 chown(own(sub), Some(uid), Some(gid)).unwrap();
             }
         }
+        let control = own("control");
+        assert!(run(Command::new("mkfifo").args(["-m", "666"]).arg(&control)).status.success());
         let mut pmcd = Self { scratch, port, child: None };
         let mut command = pmcd.command(pcp_conf("PCP_BINADM_DIR").join("pmcd"));
         if how == As::Foreground {
@@ -177,6 +181,7 @@ impl Pmcd {
             .arg("-s")
             .arg(own_of(&pmcd, "run/pmcd.socket"))
             .args(["-p", &port.to_string(), "-i", "127.0.0.1", "-U", user_name])
+            .env("TESTAGENT_CONTROL", own("control"))
             .env("PMDA_BPFRS_CONFIG", config.unwrap_or(Path::new("/nonexistent/bpf.conf")))
             .stdout(Stdio::null())
             .stderr(Stdio::null());
@@ -185,7 +190,39 @@ impl Pmcd {
             let up = pmcd.command("pminfo").args(["-f", "pmcd.numagents"]).output().unwrap();
             (up.status.success() && String::from_utf8_lossy(&up.stdout).contains("value")).then_some(())
         });
+        pmcd.wait_for_modules();
         pmcd
+    }
+
+    /// Until none is being loaded any more: pmcd's start does not wait for that.
+    pub fn wait_for_modules(&self) {
+        wait_for("modules to be loaded", || {
+            let states = self.command("pminfo").args(["-f", "bpf.module.state"]).output().unwrap();
+            (!String::from_utf8_lossy(&states.stdout).contains("] value 2")).then_some(())
+        });
+    }
+
+    /// The threads that the plugin has started, each with what it is allowed to do.
+    pub fn threads(&self) -> Vec<(String, u64)> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
+        tasks
+            .filter_map(|task| {
+                let task = task.unwrap().path();
+                let name = fs::read_to_string(task.join("comm")).ok()?.trim().to_owned();
+                let status = fs::read_to_string(task.join("status")).ok()?;
+                let held = |set: &str| {
+                    let line = status.lines().find_map(|line| line.strip_prefix(set))?;
+                    u64::from_str_radix(line.trim(), 16).ok()
+                };
+                Some((name, held("CapPrm:")? | held("CapEff:")?))
+            })
+            .collect()
+    }
+
+    /// Has the test agent do something to itself, see `examples/testagent/control.rs`.
+    pub fn tell(&self, command: &str) {
+        let mut pipe = fs::OpenOptions::new().write(true).open(self.path("control")).unwrap();
+        writeln!(pipe, "{command}").unwrap();
     }
 
     /// One with the plugin alone.
@@ -225,6 +262,10 @@ impl Pmcd {
 
     /// The process that answers: a daemon is a child of the one started.
     pub fn pid(&self) -> u32 {
+        self.find().expect("pmcd's process")
+    }
+
+    fn find(&self) -> Option<u32> {
         let socket = self.path("run/pmcd.socket").display().to_string();
         let found = fs::read_dir("/proc").unwrap().filter_map(|entry| {
             let pid: u32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
@@ -232,7 +273,15 @@ impl Pmcd {
             let line = String::from_utf8_lossy(&line).into_owned();
             (line.contains("/pmcd\0") && line.contains(&socket)).then_some(pid)
         });
-        found.max().expect("pmcd's process")
+        found.max()
+    }
+
+    /// It was killed: waits until it is gone.
+    pub fn is_dead(mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.wait();
+        }
+        wait_for("the killed pmcd to end", || self.find().is_none().then_some(()));
     }
 
     /// A line of /proc/PID/status.
@@ -254,7 +303,7 @@ fn own_of(pmcd: &Pmcd, sub: &str) -> PathBuf {
 
 impl Drop for Pmcd {
     fn drop(&mut self) {
-        let pid = self.pid();
+        let Some(pid) = self.find() else { return };
         // SAFETY: the process is ours, found by the socket in our directory.
         unsafe { libc::kill(pid as i32, libc::SIGTERM) };
         if let Some(mut child) = self.child.take() {
