@@ -70,6 +70,7 @@ const UNSAFE: &[&str] = &[
     "src/ebpf/load.rs",
     "src/ebpf/memory.rs",
     "src/ebpf/program.rs",
+    "src/ebpf/target.rs",
     "src/ffi.rs",
     "src/host.rs",
     "src/lib.rs",

@@ -8,6 +8,7 @@
 
 use std::fs::File;
 use std::io;
+use std::io::Write as _;
 use std::os::fd::AsFd;
 use std::os::fd::AsRawFd;
 use std::os::fd::BorrowedFd;
@@ -60,6 +61,24 @@ pub fn keep(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let fd = duplicate(FD_SETSIZE).or_else(|_| duplicate(0))?;
     // SAFETY: fcntl made the descriptor, nobody else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// A file without a name that holds `bytes`.
+///
+/// # Errors
+/// As memfd_create(2) and write(2).
+pub(super) fn in_memory(bytes: &[u8]) -> io::Result<File> {
+    let create = |flags| {
+        // SAFETY: the name is a string.
+        let fd = unsafe { libc::memfd_create(c"btf".as_ptr(), libc::MFD_CLOEXEC | flags) };
+        if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(fd) }
+    };
+    // kernels before 6.3 do not know the flag, later ones may demand it
+    let fd = create(libc::MFD_NOEXEC_SEAL).or_else(|_| create(0))?;
+    // SAFETY: memfd_create made the descriptor, nobody else owns it.
+    let mut file = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
+    file.write_all(bytes)?;
+    Ok(file)
 }
 
 impl Drop for HighDescriptors {

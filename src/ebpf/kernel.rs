@@ -5,14 +5,18 @@
 use std::fs;
 use std::fs::File;
 use std::io;
-use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::ptr;
 use std::ptr::NonNull;
 use std::slice;
 
+use once_cell::sync::OnceCell;
+
 use super::btf;
+use super::btf::Index;
+use super::btf::Sections;
+use super::btf::View;
 use super::tracepoint::Tracepoints;
 
 const BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -21,7 +25,8 @@ const POSSIBLE: &str = "/sys/devices/system/cpu/possible";
 /// Facts about the running kernel, read once for all modules that are loaded together.
 #[derive(Debug)]
 pub struct Kernel {
-    btf: Result<(Contents, Range<usize>), String>,
+    btf: Result<(Contents, Sections), String>,
+    index: OnceCell<Option<Index>>,
     possible_cpus: usize,
     tracepoints: Tracepoints,
 }
@@ -31,11 +36,12 @@ impl Kernel {
     #[must_use]
     pub fn read(tracepoints: Tracepoints) -> Self {
         let btf = Contents::of(Path::new(BTF)).map_err(|error| error.to_string()).and_then(|contents| {
-            let strings = btf::strings(contents.bytes()).ok_or("not BTF")?;
-            Ok((contents, strings))
+            let sections = Sections::of(contents.bytes()).ok_or("not BTF")?;
+            Ok((contents, sections))
         });
         Self {
             btf: btf.map_err(|error| format!("kernel has no BTF ({BTF}: {error}); needs CONFIG_DEBUG_INFO_BTF")),
+            index: OnceCell::new(),
             possible_cpus: fs::read_to_string(POSSIBLE).ok().and_then(|mask| rows_for(&mask)).unwrap_or(1),
             tracepoints,
         }
@@ -57,8 +63,8 @@ impl Kernel {
     /// # Errors
     /// When nothing can be told, and why.
     pub fn has(&self, section: &str) -> Result<bool, String> {
-        let (contents, strings) = self.btf.as_ref().map_err(Clone::clone)?;
-        let strings = contents.bytes().get(strings.clone()).unwrap_or_default();
+        let (contents, sections) = self.btf.as_ref().map_err(Clone::clone)?;
+        let strings = contents.bytes().get(sections.strings()).unwrap_or_default();
         match section.split_once('/') {
             // include/trace/bpf_probe.h declares a typedef btf_trace_<name> per tracepoint
             Some(("tp_btf", name)) => Ok(btf::contains(strings, &format!("btf_trace_{name}"))),
@@ -67,6 +73,17 @@ impl Kernel {
             Some(("tp", name)) => Ok(self.tracepoints.id(name).is_some()),
             _ => Err(format!("section {section} is not one that can be looked up")),
         }
+    }
+
+    /// The kernel's types, and where they are; `None` where they are not understood.
+    ///
+    /// # Errors
+    /// When there are none, and why.
+    pub(super) fn types(&self) -> Result<Option<(View<'_>, &Index)>, String> {
+        let (contents, sections) = self.btf.as_ref().map_err(Clone::clone)?;
+        let Some(view) = sections.view(contents.bytes()) else { return Ok(None) };
+        let index = self.index.get_or_init(|| Index::new(view));
+        Ok(index.as_ref().map(|index| (view, index)))
     }
 }
 

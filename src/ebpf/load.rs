@@ -29,8 +29,10 @@ use super::kernel::Kernel;
 use super::layout::Layout;
 use super::memory::Memory;
 use super::messages;
+use super::part::Part;
 use super::program::RunStats;
 use super::ring::Ring;
+use super::target;
 use super::tracepoint;
 use crate::catalog;
 use crate::catalog::Automaton;
@@ -111,7 +113,9 @@ pub fn load(module: &Module, options: &Values, kernel: &Kernel) -> Result<Loaded
     let start = Instant::now();
     let programs =
         module.shape.programs().ok_or_else(|| Unavailable::Defect(format!("{} has no programs", module.name)))?;
-    let open = open(programs.object)?;
+    let part = Part::of(kernel, programs.object).map_err(Unavailable::Kernel)?;
+    let part = part.as_ref();
+    let open = open(programs.object, part)?;
     let sections = sections(&open);
     let plan = Plan::new(module, programs, options, kernel, &open)?;
     let mut first = Some(open);
@@ -121,21 +125,18 @@ pub fn load(module: &Module, options: &Values, kernel: &Kernel) -> Result<Loaded
         .hooks
         .iter()
         .chain(optional)
-        .map(|hook| present(hook, &sections, kernel))
+        .map(|hook| present(hook, &sections, kernel, part))
         .collect::<Result<Vec<_>, _>>()?;
     let longest = hooks.iter().map(Vec::len).max().unwrap_or(0);
     let mut refusals: Vec<(String, Unavailable)> = Vec::new();
     for attempt in 0..longest.max(1) {
-        let chosen: Vec<&Candidate> = hooks
-            .iter()
-            .filter_map(|hook| hook.get(attempt.min(hook.len().saturating_sub(1))))
-            .flatten()
-            .collect();
+        let chosen: Vec<&Candidate> =
+            hooks.iter().filter_map(|hook| hook.get(attempt.min(hook.len().saturating_sub(1)))).flatten().collect();
         let open = match first.take() {
             Some(open) => open,
-            None => self::open(programs.object)?,
+            None => self::open(programs.object, part)?,
         };
-        let (outcome, said) = messages::captured(|| plan.run(open, &chosen, kernel));
+        let (outcome, said) = messages::captured(|| plan.run(open, &chosen, kernel, part));
         match outcome {
             Ok(mut loaded) => {
                 loaded.load_time = start.elapsed();
@@ -157,8 +158,14 @@ struct Candidate {
     section: String,
 }
 
-fn open(object: &[u8]) -> Result<OpenObject, Unavailable> {
-    let (open, said) = messages::captured(|| ObjectBuilder::default().open_memory(object));
+fn open(object: &[u8], part: Option<&Part>) -> Result<OpenObject, Unavailable> {
+    let (open, said) = messages::captured(|| {
+        let mut builder = ObjectBuilder::default();
+        if let Some(path) = part.and_then(Part::path) {
+            builder.btf_custom_path(path)?;
+        }
+        builder.open_memory(object)
+    });
     open.map_err(|error| Unavailable::Defect(format!("object: {error}: {}", said.join("; "))))
 }
 
@@ -173,6 +180,7 @@ fn present(
     hook: Hook,
     sections: &BTreeMap<String, String>,
     kernel: &Kernel,
+    part: Option<&Part>,
 ) -> Result<Vec<Vec<Candidate>>, Unavailable> {
     let mut found = Vec::new();
     let mut absent = Vec::new();
@@ -180,10 +188,10 @@ fn present(
         let mut candidates = Vec::new();
         let mut lacks = false;
         for program in way.split_whitespace() {
-            let section = sections
-                .get(program)
-                .ok_or_else(|| Unavailable::Defect(format!("object has no program {program}")))?;
-            if !kernel.has(section).map_err(Unavailable::Kernel)? {
+            let section =
+                sections.get(program).ok_or_else(|| Unavailable::Defect(format!("object has no program {program}")))?;
+            let has = part.and_then(|part| part.has(section)).map_or_else(|| kernel.has(section), Ok);
+            if !has.map_err(Unavailable::Kernel)? {
                 lacks = true;
                 absent.push(section.as_str());
             }
@@ -277,16 +285,28 @@ impl<'a> Plan<'a> {
         Ok(Self { programs, constants, sizes, rows, row_count, keys, rows_per_key, shared, ring, processes })
     }
 
-    fn run(&self, mut open: OpenObject, chosen: &[&Candidate], kernel: &Kernel) -> libbpf_rs::Result<Loaded> {
+    fn run(
+        &self,
+        mut open: OpenObject,
+        chosen: &[&Candidate],
+        kernel: &Kernel,
+        part: Option<&Part>,
+    ) -> libbpf_rs::Result<Loaded> {
         self.prepare(&mut open, chosen)?;
-        let object = open.load()?;
+        let object = match part {
+            Some(part) => target::with(&part.targets, || open.load())?,
+            None => {
+                target::left_to_libbpf(&mut open, |program| chosen.iter().any(|own| program == own.program))?;
+                open.load()?
+            }
+        };
         let mut links = Vec::new();
         let mut programs = Vec::new();
         for program in object.progs_mut() {
             let Some(own) = chosen.iter().find(|own| program.name() == own.program) else { continue };
             links.push(match kernel.tracepoint(&own.section) {
                 Some(id) => keep(tracepoint::attach(program.as_fd(), id)?.as_fd())?,
-                None => keep(program.attach()?.as_fd())?,
+                None => keep(program.attach_trace()?.as_fd())?,
             });
             programs.push(keep(program.as_fd())?);
         }

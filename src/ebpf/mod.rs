@@ -8,9 +8,13 @@ mod layout;
 mod load;
 mod memory;
 mod messages;
+mod needs;
+mod part;
 mod program;
 mod ring;
+mod target;
 mod tracepoint;
+mod trim;
 
 pub use fd::HighDescriptors;
 pub use fd::keep;
