@@ -89,6 +89,12 @@ fn quiet_moment(pmcd: &Pmcd, disk: &str) -> (Diskstats, Values) {
     })
 }
 
+/// So many that what this kind of machine hides stays far below the bound. An emulated one is
+/// alone with its disk and hides nothing.
+fn many_reads() -> u64 {
+    if slow() > 1 { 3_000 } else { 12_000 }
+}
+
 #[test]
 fn the_population_is_that_of_diskstats() {
     let _alone = alone();
@@ -99,10 +105,10 @@ fn the_population_is_that_of_diskstats() {
     let total = |values: &Values, what: &str| of_disk(values, &format!("bpf.disk.dev.total_{what}"), disk);
     let (stats, values) = quiet_moment(&pmcd, disk);
     buffered_writes(file.to_str().unwrap());
-    direct_reads(file.to_str().unwrap(), 12_000);
+    direct_reads(file.to_str().unwrap(), many_reads());
     let (stats_after, values_after) = quiet_moment(&pmcd, disk);
     let requests = stats_after.requests - stats.requests;
-    assert!(requests > 12_000, "only {requests} requests");
+    assert!(requests > many_reads(), "only {requests} requests");
     near("requests", total(&values_after, "count") - total(&values, "count"), requests, 0.01);
     let lost = |values: &Values| number(values, "bpf.module.lost", "biolatency");
     println!("counted as lost: {}", lost(&values_after) - lost(&values));
@@ -131,7 +137,7 @@ fn the_tracepoint_of_older_kernels_counts_the_same() {
     let (stats, values) = quiet_moment(&pmcd, "vda");
     assert_eq!(values["bpf.module.hooks"]["biolatency"], "tp_btf/block_rq_complete");
     buffered_writes(file.to_str().unwrap());
-    direct_reads(file.to_str().unwrap(), 12_000);
+    direct_reads(file.to_str().unwrap(), many_reads());
     let (stats_after, values_after) = quiet_moment(&pmcd, "vda");
     near("requests", count(&values_after) - count(&values), stats_after.requests - stats.requests, 0.01);
 }
