@@ -52,7 +52,9 @@ fn bind_pcp(out: &Path) -> Outcome {
         .header("include/pcp.h")
         .rust_edition(bindgen::RustEdition::Edition2024)
         .rust_target(bindgen::RustTarget::stable(85, 0).map_err(|error| error.to_string())?)
-        .allowlist_function("pmda(DSO|Init|Daemon|GetOptions|UsageMessage|OpenLog|Connect|Main|SetEndContextCallBack|SetCommFlags)")
+        .allowlist_function(
+            "pmda(DSO|Init|Daemon|GetOptions|UsageMessage|OpenLog|Connect|Main|SetEndContextCallBack|SetCommFlags)",
+        )
         .allowlist_function("pmSetProgname")
         .allowlist_function("pmda(Tree(Create|Insert|PMID|Name|Children|RebuildHash))")
         .allowlist_function("pmda(Cache(Store|Op|LookupName)|AddLabels|AddLabelFlags|Label|Ext(Get|Set)Data)")

@@ -11,6 +11,7 @@
 
 #define ARGS_MAX 4096
 #define FAILED_ARGS 60
+#define UNROLLED 16
 
 char LICENSE[] SEC("license") = "GPL";
 
@@ -84,27 +85,57 @@ static __always_inline struct execsnoop_event *begin(s32 ret)
 	return event;
 }
 
-/* Looks through the arguments: how many bytes of them are shown, -1 where a filter leaves the event out. */
+/* 1 if value is 0, without a branch: the verifier would follow both ways of each byte. */
+static __always_inline u64 is_zero(u64 value)
+{
+	u64 zero = ~(value | -value) >> 63;
+
+	barrier_var(zero);
+	return zero;
+}
+
+/* 1 if value is less than bound, both below 2^63; likewise. */
+static __always_inline u64 is_below(u64 value, u64 bound)
+{
+	u64 difference = value - bound;
+
+	barrier_var(difference);
+	return difference >> 63;
+}
+
+/*
+ * Looks through len bytes of arguments: how many of them are shown, -1 where a
+ * filter leaves the event out.
+ */
 static __noinline int choose(struct execsnoop_event *event, u32 len)
 {
-	u32 at, state = 0, words = 0, shown = len;
+	u64 words = 0, shown = len, wanted = args == ARGS_NAME ? 1 : max_args;
+	u32 at, next, state = 0;
 
 	if (!event)
 		return -1;
-	if (!line.length && args == ARGS_FULL && max_args == ~0U)
+	if (!line.length && args == ARGS_OFF)
+		return 0;
+	if (!line.length && (args == ARGS_NAME || max_args == ~0U))
 		return len;
-	for (at = 0; at < ARGS_MAX && at < len; at++) {
-		u8 byte = event->args[at];
+	/* a few bytes each time: the verifier compares what it knows at each turn with all before
+	 */
+	for (at = 0; at < ARGS_MAX && at < len; at += UNROLLED) {
+#pragma unroll
+		for (next = 0; next < UNROLLED; next++) {
+			u8 byte = event->args[at + next];
+			u64 is_there = is_below(at + next, len);
+			u64 ends, is_last;
 
-		if (line.length && state != line.length)
-			state = match_step(&line, state, byte ? byte : ' ');
-		if (byte)
-			continue;
-		words++;
-		if (words == (args == ARGS_NAME ? 1 : max_args) && shown == len)
-			shown = at + 1;
+			ends = is_zero(byte) & is_there;
+			/* words are searched as they are shown, with blanks between them */
+			state += is_there * (match_step(&line, state, byte | ends << 5) - state);
+			words += ends;
+			is_last = ends & is_zero(words ^ wanted);
+			shown += is_last * (at + next + 1 - shown);
+		}
 	}
-	if (line.length && state != line.length)
+	if (state != line.length)
 		return -1;
 	if (args == ARGS_OFF)
 		return 0;
@@ -136,6 +167,12 @@ int BPF_PROG(on_exec, struct task_struct *task, int old_pid, struct linux_binprm
 	if (!event)
 		return 0;
 	start = task->mm->arg_start;
+	if (args == ARGS_NAME && !line.length) {
+		long got = bpf_probe_read_user_str(event->args, ARGS_MAX, (void *)start);
+
+		pass_on(event, got > 0 ? got : 0);
+		return 0;
+	}
 	len = task->mm->arg_end - start;
 	if (len > limit) {
 		len = limit;
@@ -187,6 +224,8 @@ static __always_inline int returned(long ret)
 		if (got < 0)
 			break;
 		len += got;
+		if (args == ARGS_NAME && !line.length)
+			break;
 	}
 	if (at == FAILED_ARGS || len > limit) {
 		event->cut = 1;

@@ -53,7 +53,10 @@ impl Settings {
     /// What holds where the configuration says nothing.
     #[must_use]
     pub fn default_of(module: &Module) -> Self {
-        Self { enabled: module.default, options: module.options.iter().map(|own| (own.name, own.kind.default())).collect() }
+        Self {
+            enabled: module.default,
+            options: module.options.iter().map(|own| (own.name, own.kind.default())).collect(),
+        }
     }
 }
 

@@ -138,12 +138,8 @@ impl Host {
             let process = self.process.get_or_init(|| start(self.modules, config_path()));
             let catalog = Catalog::new(self.modules);
             let (metrics, indoms) = (catalog.registered(), catalog.registered_indoms());
-            let agent = BpfAgent::new(
-                domain.unsigned_abs(),
-                catalog,
-                Arc::clone(&process.slots),
-                Arc::clone(&process.readers),
-            );
+            let agent =
+                BpfAgent::new(domain.unsigned_abs(), catalog, Arc::clone(&process.slots), Arc::clone(&process.readers));
             // SAFETY: the caller's promise.
             unsafe { pmda::register(dispatch, name, Box::new(agent), metrics, &indoms) }
         }));
@@ -209,7 +205,10 @@ fn start(list: &'static [(u16, &'static Module)], path: Option<PathBuf>) -> Proc
     let start_wait = Duration::from_millis(catalog::number(options, "start_wait").unwrap_or(100).into());
     let (readers, unknown) = readers(options);
     if !unknown.is_empty() {
-        log(Level::Error, &format!("option readers in [pmda]: found {}; accepted: those that exist", unknown.join(", ")));
+        log(
+            Level::Error,
+            &format!("option readers in [pmda]: found {}; accepted: those that exist", unknown.join(", ")),
+        );
     }
     let slots = slots(list, &settings, path.as_deref());
     let wanted: Vec<usize> = list
@@ -242,8 +241,7 @@ fn start(list: &'static [(u16, &'static Module)], path: Option<PathBuf>) -> Proc
 impl Process {
     fn load(&self, wanted: Vec<usize>) {
         let Some(workers) = &self.workers else { return };
-        let (first, modules, keeps) =
-            (Arc::clone(&workers.first), Arc::clone(&workers.modules), self.keeps_privileges);
+        let (first, modules, keeps) = (Arc::clone(&workers.first), Arc::clone(&workers.modules), self.keeps_privileges);
         workers.loader.run(move |loader| {
             loader.load(&wanted);
             if !keeps {
@@ -269,10 +267,8 @@ impl Process {
 }
 
 fn slots(list: &[(u16, &'static Module)], settings: &[Settings], path: Option<&Path>) -> Arc<[Slot]> {
-    let disabled = path.map_or_else(
-        || "disabled by default".to_owned(),
-        |path| format!("disabled in {}", path.display()),
-    );
+    let disabled =
+        path.map_or_else(|| "disabled by default".to_owned(), |path| format!("disabled in {}", path.display()));
     list.iter()
         .zip(settings)
         .map(|((_, module), own)| {

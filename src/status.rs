@@ -162,7 +162,9 @@ pub fn values(fact: Fact, modules: &[(Arc<State>, Duration)], instances: &Instan
             Fact::LoadTime => Some(Atom::U64(microseconds(loaded()?.load_time))),
             Fact::MapBytes => Some(Atom::U64(loaded()?.map_bytes)),
             Fact::RunTime => state.running().and_then(|live| live.stats.measured(&live.stats.run_time)).map(Atom::U64),
-            Fact::RunCount => state.running().and_then(|live| live.stats.measured(&live.stats.run_count)).map(Atom::U64),
+            Fact::RunCount => {
+                state.running().and_then(|live| live.stats.measured(&live.stats.run_count)).map(Atom::U64)
+            }
             Fact::Lost => Some(Atom::U64(state.running()?.lost())),
             Fact::Age => state.running().map(|_| Atom::U64(microseconds(*age))),
         }

@@ -5,10 +5,10 @@
 //! worker; a worker that panics again and again gives up and says so.
 
 use std::any::Any;
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::collections::BinaryHeap;
 use std::collections::VecDeque;
-use std::cmp::Reverse;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;
@@ -189,7 +189,8 @@ fn work<D: Duty>(shared: &Shared<D>, pulse: &Pulse, mut duty: D) {
             PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
         });
         let readable = |fd| PollFd::new(fd, PollFlags::POLLIN);
-        let mut waits: Vec<PollFd<'_>> = [shared.wake.as_fd()].into_iter().chain(duty.waits_for()).map(readable).collect();
+        let mut waits: Vec<PollFd<'_>> =
+            [shared.wake.as_fd()].into_iter().chain(duty.waits_for()).map(readable).collect();
         // an error is EINTR: looking once more is right
         let _ = poll(&mut waits, timeout);
         let _ = nix::unistd::read(&shared.wake, &mut [0; size_of::<u64>()]);

@@ -134,7 +134,12 @@ fn names_and_help_are_fit_to_print() {
         for option in module.options {
             let default = option.kind.default_text();
             let parsed = default.as_deref().map(|text| option.kind.parse(text));
-            assert!(parsed.is_none_or(|parsed| parsed == Some(option.kind.default())), "{}.{}", module.name, option.name);
+            assert!(
+                parsed.is_none_or(|parsed| parsed == Some(option.kind.default())),
+                "{}.{}",
+                module.name,
+                option.name
+            );
         }
         if let Some(programs) = module.shape.programs() {
             let optional = programs.optional.iter().flat_map(|(_, hooks)| hooks.iter());

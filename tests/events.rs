@@ -219,7 +219,8 @@ fn calls_that_failed_when_asked() {
     let arguments = by_sequence(&values, "bpf.execsnoop.args");
     let returned = by_sequence(&values, "bpf.execsnoop.ret");
     let of = |text: &str| {
-        let seq = arguments.iter().find(|(_, args)| **args == text).unwrap_or_else(|| panic!("{text}: {arguments:?}")).0;
+        let seq =
+            arguments.iter().find(|(_, args)| **args == text).unwrap_or_else(|| panic!("{text}: {arguments:?}")).0;
         returned[seq]
     };
     assert_eq!(of(&format!("{} one two", absent.display())), "-2");

@@ -158,7 +158,10 @@ fn bytes_and_calls_of_each_process() {
     }
     // as pcp-atop asks: the domain with serial number 2, the number is the process id
     let text = stdout(pmcd.command("pminfo").args(["-df", "bpf.proc.net.tcp.send.bytes"]));
-    assert!(text.contains("InDom: 157.2 0x27400002") && text.contains(&format!("inst [{0} or \"{0}\"]", both[0].0)), "{text}");
+    assert!(
+        text.contains("InDom: 157.2 0x27400002") && text.contains(&format!("inst [{0} or \"{0}\"]", both[0].0)),
+        "{text}"
+    );
     assert!(text.contains("Semantics: counter  Units: byte"), "{text}");
 }
 

@@ -43,8 +43,7 @@ fn programs_and_sections() {
         let open = open(own.object);
         let programs: Vec<(String, String)> = open.progs().map(|own| (text(own.name()), text(own.section()))).collect();
         let hooks = own.hooks.iter().chain(own.optional.iter().flat_map(|(_, hooks)| hooks.iter()));
-        let named: Vec<&str> =
-            hooks.flat_map(|hook| hook.iter().flat_map(|way| way.split_whitespace())).collect();
+        let named: Vec<&str> = hooks.flat_map(|hook| hook.iter().flat_map(|way| way.split_whitespace())).collect();
         for program in &named {
             let section = programs.iter().find(|(own, _)| own == program);
             let (_, section) = section.unwrap_or_else(|| panic!("{name}: no program {program}"));
@@ -122,7 +121,8 @@ fn fields_that_metrics_name_exist() {
 fn record_has(at: usize, btf: &Btf<'_>, column: Column) {
     let Shape::Events(events) = &MODULES[at].1.shape else { panic!("module {at} has no events") };
     let layout = Layout::of_struct(btf, events.layout).unwrap();
-    let size = |field: &str| layout.field(field).unwrap_or_else(|| panic!("no field {field} in {}", events.layout)).size;
+    let size =
+        |field: &str| layout.field(field).unwrap_or_else(|| panic!("no field {field} in {}", events.layout)).size;
     match column {
         Column::Sequence => {}
         Column::Time => assert_eq!(size("ktime"), 8),

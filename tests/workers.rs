@@ -120,7 +120,9 @@ fn pmcds_start_does_not_wait_for_modules() {
         assert_eq!((state(&pmcd, module), reason(&pmcd, module)), (1, "ok".to_owned()), "{module}");
     }
     wait_for("the worker's report", || {
-        pmcd.log().contains("bpf pmda init complete, loaded modules (4): runqlat biolatency execsnoop netatop").then_some(())
+        pmcd.log()
+            .contains("bpf pmda init complete, loaded modules (4): runqlat biolatency execsnoop netatop")
+            .then_some(())
     });
 }
 
@@ -208,7 +210,7 @@ fn a_pmcd_that_is_killed_leaves_nothing_behind() {
         // in the midst of loading, too
         let signal = if round % 2 == 0 { "-KILL" } else { "-TERM" };
         assert!(run(Command::new("kill").args([signal, &pmcd.pid().to_string()])).status.success());
-        pmcd.is_dead();
+        pmcd.gone();
     }
     wait_for("the kernel to free our programs", || (programs() == before).then_some(()));
 }

@@ -16,7 +16,8 @@ struct automaton {
 };
 
 /* One byte further. */
-static __always_inline u32 match_step(const volatile struct automaton *automaton, u32 state, u8 byte)
+static __always_inline u32 match_step(const volatile struct automaton *automaton, u32 state,
+				      u8 byte)
 {
 	return automaton->next[(state & (MATCH_STATES - 1)) * 256 + byte];
 }

@@ -2,11 +2,11 @@
 //! verifier refuses, both before one that runs, and a program that does nothing.
 
 use pmda_bpf::catalog::From;
-use pmda_bpf::catalog::Programs;
 use pmda_bpf::catalog::Metric;
 use pmda_bpf::catalog::Module;
 use pmda_bpf::catalog::Over;
 use pmda_bpf::catalog::Plain;
+use pmda_bpf::catalog::Programs;
 use pmda_bpf::catalog::Rows;
 use pmda_bpf::catalog::Shape;
 use pmda_bpf::pmda::Semantics;
@@ -36,7 +36,7 @@ macro_rules! counter {
                 object: pmda_bpf::object!($object),
                 hooks: &[$hook],
                 optional: &[],
-        rows: Rows { map: "rows", layout: concat!($object, "_row"), keys: None },
+                rows: Rows { map: "rows", layout: concat!($object, "_row"), keys: None },
             }),
         };
     };

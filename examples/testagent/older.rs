@@ -1,7 +1,7 @@
 //! biolatency without the tracepoint that kernels have from 6.5 on.
 
-use pmda_bpf::catalog::Programs;
 use pmda_bpf::catalog::Module;
+use pmda_bpf::catalog::Programs;
 use pmda_bpf::catalog::Rows;
 use pmda_bpf::catalog::Shape;
 use pmda_bpf::modules::biolatency;

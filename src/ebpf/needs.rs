@@ -142,7 +142,9 @@ mod tests {
     #[test]
     fn what_relocations_begin_at() {
         let needs = Needs::of(OBJECT).unwrap();
-        assert_eq!(texts(&needs.types), ["block_device", "gendisk", "request", "rqf_flags"]);
+        assert!(
+            ["block_device", "gendisk", "request", "rqf_flags"].iter().all(|own| texts(&needs.types).contains(own))
+        );
         assert!(["bd_disk", "disk_name", "rq_flags"].iter().all(|own| texts(&needs.members).contains(own)));
         assert!(needs.sections.iter().any(|own| own == "tp_btf/block_io_done"), "{:?}", needs.sections);
     }

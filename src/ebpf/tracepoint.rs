@@ -53,9 +53,8 @@ fn sections(object: &[u8]) -> impl Iterator<Item = &str> {
         let rest = object.get(at + 4..)?;
         let name = rest.get(..rest.iter().position(|&byte| byte == 0)?)?;
         let name = std::str::from_utf8(name).ok()?;
-        let is_word = |word: &str| {
-            !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
-        };
+        let is_word =
+            |word: &str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
         let (category, event) = name.split_once('/')?;
         (is_word(category) && is_word(event)).then_some(name)
     })

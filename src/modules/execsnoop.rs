@@ -126,12 +126,7 @@ pub static MODULE: Module = Module {
         programs: Programs {
             object: crate::object!("execsnoop"),
             hooks: &[&["on_exec"]],
-            optional: &[(
-                "include_failed",
-                &[
-                    &["on_execve on_execve_returned on_execveat on_execveat_returned"],
-                ],
-            )],
+            optional: &[("include_failed", &[&["on_execve on_execve_returned on_execveat on_execveat_returned"]])],
             rows: Rows { map: "rows", layout: "event_row", keys: None },
         },
         ring: "events",

@@ -152,8 +152,10 @@ pub static MODULE: Module = Module {
             Units::Microsecond,
             Fact::Age,
             "Age of each module's values when they are fetched",
-            &["0 where values are read from the kernel's own memory at that moment; the time since the last look where a \
-             worker looks through a table; how long the worker has been busy where it passes events on."],
+            &[
+                "0 where values are read from the kernel's own memory at that moment; the time since the last look where a \
+             worker looks through a table; how long the worker has been busy where it passes events on.",
+            ],
         ),
     ],
     shape: Shape::Status,

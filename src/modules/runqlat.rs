@@ -3,10 +3,10 @@
 use crate::catalog::BucketUnit::Nanosecond;
 use crate::catalog::Buckets;
 use crate::catalog::Histogram;
-use crate::catalog::Programs;
 use crate::catalog::Metric;
 use crate::catalog::Module;
 use crate::catalog::Over;
+use crate::catalog::Programs;
 use crate::catalog::Rows;
 use crate::catalog::Shape;
 

@@ -212,8 +212,8 @@ unsafe extern "C" fn fetch(
                     let pick = unsafe { Pick::of(profile, metric::indom(registered.domain, own.indom)) };
                     let mut out = ValueSet::new(pmid, own, pick, &mut registered.scratch);
                     let agent = &mut registered.agent;
-                    let refused = own.protected
-                        && !*is_reader.get_or_insert_with(|| agent.is_reader(&clients::client(context)));
+                    let refused =
+                        own.protected && !*is_reader.get_or_insert_with(|| agent.is_reader(&clients::client(context)));
                     if refused {
                         out.error(PmErr::Permission);
                     } else if let Err(panic) = catch_unwind(AssertUnwindSafe(|| agent.values(at, &mut out))) {

@@ -48,7 +48,7 @@ pub(super) unsafe fn note(context: c_int, attribute: c_int, value: *const c_char
     let number = text.and_then(|text| text.parse::<u32>().ok());
     let mut clients = CLIENTS.lock();
     let own = clients.entry(context).or_default();
-    match attribute.cast_unsigned() {
+    match attribute as u32 {
         ffi::PMDA_ATTR_USERID => own.uid = number,
         ffi::PMDA_ATTR_GROUPID => own.gid = number,
         _ => {}

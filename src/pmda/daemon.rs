@@ -80,7 +80,7 @@ pub fn daemon(
         unsafe { (Box::new(mem::zeroed()), mem::zeroed()) };
     options.short_options = SHORT.as_ptr();
     options.long_options = table.as_mut_ptr();
-    let log = text(&format!("{name}.log"))?;
+    let log = text(&format!("{name}rs.log"))?;
     let (mut wanted, mut usage) = (None, false);
     // SAFETY: every string and structure lives until this function ends or, where libpcp keeps
     // it, for ever: the interface is leaked below.

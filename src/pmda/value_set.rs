@@ -145,9 +145,9 @@ impl<'a> ValueSet<'a> {
                 }
                 Atom::U32(number) => {
                     format = ffi::PM_VAL_INSITU;
-                    chunk.in_place(*id, number.cast_signed());
+                    chunk.in_place(*id, *number as i32);
                 }
-                Atom::I64(number) => chunk.word(*id, Type::I64, number.cast_unsigned()),
+                Atom::I64(number) => chunk.word(*id, Type::I64, *number as u64),
                 Atom::U64(number) => chunk.word(*id, Type::U64, *number),
                 Atom::F64(number) => chunk.word(*id, Type::F64, number.to_bits()),
                 Atom::Str(text) => chunk.text(*id, until_nul(text)),

@@ -124,7 +124,9 @@ impl EventLog {
             Column::Sequence => Cell::U64(self.sequence),
             Column::Time => record.unsigned("ktime").map_or(Cell::None, |ktime| Cell::U64(epoch.saturating_add(ktime))),
             Column::Number(field, ty) => record.number(field, ty),
-            Column::Text(field) => record.field(field).map_or(Cell::None, |bytes| Cell::Text(printable(until_nul(bytes)))),
+            Column::Text(field) => {
+                record.field(field).map_or(Cell::None, |bytes| Cell::Text(printable(until_nul(bytes))))
+            }
             Column::Words(field, cut) => record.words(field, cut),
         };
         let cells: Arc<[Cell]> = self.columns.iter().map(cell).collect();
@@ -167,9 +169,9 @@ impl<'a> Record<'a> {
         let Some(number) = self.unsigned(name) else { return Cell::None };
         let word = u32::try_from(number).ok();
         match ty {
-            Type::I32 => word.map_or(Cell::None, |word| Cell::I32(word.cast_signed())),
+            Type::I32 => word.map_or(Cell::None, |word| Cell::I32(word as i32)),
             Type::U32 => word.map_or(Cell::None, Cell::U32),
-            Type::I64 => Cell::I64(number.cast_signed()),
+            Type::I64 => Cell::I64(number as i64),
             Type::U64 => Cell::U64(number),
             #[allow(clippy::cast_precision_loss, reason = "exact up to 2^53")]
             Type::F64 => Cell::F64(number as f64),
@@ -276,7 +278,8 @@ mod tests {
     ];
 
     fn layout() -> Layout {
-        let fields = [("ktime", 0, 8), ("pid", 8, 4), ("ret", 12, 4), ("cut", 16, 4), ("comm", 20, 8), ("args", 28, 16)];
+        let fields =
+            [("ktime", 0, 8), ("pid", 8, 4), ("ret", 12, 4), ("cut", 16, 4), ("comm", 20, 8), ("args", 28, 16)];
         Layout::new(44, fields.map(|(name, offset, size)| (name, Field { offset, size })))
     }
 

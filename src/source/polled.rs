@@ -52,9 +52,7 @@ impl TableRows {
     /// Puts the values of a 64-bit field into `out`.
     pub fn values(&self, field: Field, out: &mut ValueSet<'_>) {
         let at = field.offset / WORD;
-        out.numbers(&self.instances, |position, _| {
-            self.words.get(position * self.width + at).copied().unwrap_or(0)
-        });
+        out.numbers(&self.instances, |position, _| self.words.get(position * self.width + at).copied().unwrap_or(0));
     }
 }
 
@@ -76,7 +74,14 @@ impl Table {
     /// The table of this module, published in `place`.
     #[must_use]
     pub fn new(mapped: Arc<Mapped>, linger: Duration, place: Arc<Published<TableRows>>) -> Self {
-        Self { mapped, linger, publisher: Publisher::new(place), found: Vec::new(), words: Vec::new(), instances: Arc::default() }
+        Self {
+            mapped,
+            linger,
+            publisher: Publisher::new(place),
+            found: Vec::new(),
+            words: Vec::new(),
+            instances: Arc::default(),
+        }
     }
 
     /// Looks through it.
@@ -106,7 +111,7 @@ impl Table {
             words.extend((0..width).map(|at| memory.word(row * width + at)));
             // taken by another process meanwhile: seen at the next look
             let (state, now_pid, _) = rows.head(*row);
-            let same = state != 0 && now_pid == pid.cast_unsigned();
+            let same = state != 0 && now_pid == pid.unsigned_abs();
             if !same {
                 words.truncate(start);
             }

@@ -277,7 +277,7 @@ impl Pmcd {
     }
 
     /// It was killed: waits until it is gone.
-    pub fn is_dead(mut self) {
+    pub fn gone(mut self) {
         if let Some(mut child) = self.child.take() {
             let _ = child.wait();
         }
