@@ -173,7 +173,7 @@ fn how_much_leaves_the_kernel_is_an_option() {
     for (options, shown) in [
         ("args = name", "{} "),
         ("args = off", ""),
-        ("max_args = 2", "{} one..."),
+        ("max_args = 2", "{} one ..."),
         ("args_bytes = 16", "{16}..."),
         ("args = full", "{} one two three"),
     ] {

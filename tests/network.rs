@@ -47,7 +47,6 @@ for family, address in (socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"):
     tcp = socket.socket(family, socket.SOCK_STREAM); tcp.bind((address, 0)); tcp.listen(1)
     udp = socket.socket(family, socket.SOCK_DGRAM); udp.bind((address, 0))
     pairs.append((family, tcp, udp))
-ready, go = os.pipe()
 client = os.fork() == 0
 done = [0] * 8
 def count(at, size):
@@ -70,7 +69,6 @@ for family, tcp, udp in pairs:
         try: stream.send(b"x")
         except OSError: pass
         stream.recv(1)
-        # as a file: through splice
         stream.close()
     else:
         stream, _ = tcp.accept()
@@ -87,7 +85,7 @@ for family, tcp, udp in pairs:
         try: stream.recv(1, socket.MSG_DONTWAIT)
         except OSError: pass
         stream.close()
-print(os.getpid(), *done, flush=True)
+os.write(1, (" ".join(map(str, [os.getpid()] + done)) + "\n").encode())
 import sys, time
 if "wait" in sys.argv: time.sleep(3600)
 if not client: os.wait()
@@ -141,7 +139,6 @@ fn bytes_and_calls_of_each_process() {
     let mut child = Child(command.spawn().unwrap());
     let lines = std::io::BufReader::new(child.0.stdout.take().unwrap()).lines();
     let both: Vec<(String, Vec<u64>)> = lines.take(2).map(|line| counts(&line.unwrap())).collect();
-    assert_eq!(both[0].1.iter().sum::<u64>() > 0, both[1].1.iter().sum::<u64>() > 0);
     for (pid, expected) in &both {
         assert_eq!(expected.len(), 8);
         let found = wait_for("the process's row to be complete", || {
