@@ -321,12 +321,20 @@ fn the_kernels_own_measurements_are_passed_on() {
     let device = Loop::new(101, &image);
     let pmcd = Pmcd::with("stats", &plugin(), As::Foreground, None);
     fs::write(switch, "0").unwrap();
-    assert!(pmcd.values(&["bpf.module.run_count"])["bpf.module.run_count"].is_empty());
-    fs::write(switch, "1").unwrap();
     let read = || pmcd.values(&["bpf.module.run_count", "bpf.module.run_time"]);
-    let before = read();
+    // the kernel is asked once a second
+    wait_for("no measurements", || read()["bpf.module.run_count"].is_empty().then_some(()));
+    fs::write(switch, "1").unwrap();
+    let before = wait_for("measurements", || {
+        let values = read();
+        values["bpf.module.run_count"].contains_key("biolatency").then_some(values)
+    });
     direct_reads(&device.device(), 1_000);
-    let after = read();
+    let count = |values: &Values| number(values, "bpf.module.run_count", "biolatency");
+    let after = wait_for("the reads among them", || {
+        let values = read();
+        (count(&values) >= count(&before) + 1_000).then_some(values)
+    });
     fs::write(switch, was).unwrap();
     let grown = |metric: &str| number(&after, metric, "biolatency") - number(&before, metric, "biolatency");
     assert!(grown("bpf.module.run_count") >= 1_000);

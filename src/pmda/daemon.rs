@@ -81,7 +81,9 @@ pub fn daemon(
     options.short_options = SHORT.as_ptr();
     options.long_options = table.as_mut_ptr();
     let log = text(&format!("{name}rs.log"))?;
-    let (mut wanted, mut usage) = (None, false);
+    let mut wanted = None;
+    // libpcp takes a call for help for a mistake
+    let help = arguments.iter().any(|own| own == "--help" || own == "-?");
     // SAFETY: every string and structure lives until this function ends or, where libpcp keeps
     // it, for ever: the interface is leaked below.
     unsafe {
@@ -95,20 +97,16 @@ pub fn daemon(
         );
         loop {
             let option = ffi::pmdaGetOptions(argc, argv.as_mut_ptr(), &mut options, &mut *dispatch);
-            match u8::try_from(option) {
-                Ok(b'q') if !options.optarg.is_null() => {
-                    wanted = CStr::from_ptr(options.optarg).to_str().ok().map(str::to_owned);
-                }
-                Ok(b'?') => usage = true,
-                _ => {}
+            if option == c_int::from(b'q') && !options.optarg.is_null() {
+                wanted = CStr::from_ptr(options.optarg).to_str().ok().map(str::to_owned);
             }
             if option == -1 {
                 break;
             }
         }
-        if options.errors > 0 || usage || options.optind < argc {
+        if options.errors > 0 || help || options.optind < argc {
             ffi::pmdaUsageMessage(&mut options);
-            return Ok(i32::from(options.errors > 0 || options.optind < argc));
+            return Ok(i32::from(!help));
         }
     }
     if let Some(file) = wanted {

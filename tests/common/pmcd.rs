@@ -122,6 +122,21 @@ impl Pmcd {
         config: Option<&Path>,
         pmdas: Option<&Path>,
     ) -> Self {
+        let line = |(name, domain, init, dso): &(&str, u32, &str, &Path)| {
+            format!("{name}\t{domain}\tdso\t{init}\t{}\n", dso.display())
+        };
+        Self::start_lines(name, &agents.iter().map(line).collect::<String>(), pmns, how, config, pmdas)
+    }
+
+    /// One with the agents of these lines of pmcd.conf beside pmcd's own.
+    pub fn start_lines(
+        name: &str,
+        agents: &str,
+        pmns: &[&Path],
+        how: As,
+        config: Option<&Path>,
+        pmdas: Option<&Path>,
+    ) -> Self {
         let scratch = Scratch::new(name);
         let dir = scratch.path();
         let dir = dir.to_owned();
@@ -146,9 +161,7 @@ impl Pmcd {
         ];
         scratch.file("pcp.conf", moved_conf(&moved));
         let mut lines = format!("pmcd\t2\tdso\tpmcd_init\t{}\n", system_pmdas.join("pmcd/pmda_pmcd.so").display());
-        for (name, domain, init, dso) in agents {
-            lines += &format!("{name}\t{domain}\tdso\t{init}\t{}\n", dso.display());
-        }
+        lines += agents;
         lines += "\n[access]\nallow \"local:*\" : all;\nallow \":*\" : fetch;\n";
         scratch.file("pmcd.conf", lines);
         let system_pmns = pcp_conf("PCP_VAR_DIR").join("pmns/root_pmcd");
