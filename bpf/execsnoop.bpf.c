@@ -97,10 +97,12 @@ static __always_inline u64 is_zero(u64 value)
 /* 1 if value is less than bound, both below 2^63; likewise. */
 static __always_inline u64 is_below(u64 value, u64 bound)
 {
-	u64 difference = value - bound;
+	u64 below = value - bound;
 
-	barrier_var(difference);
-	return difference >> 63;
+	barrier_var(below);
+	below >>= 63;
+	barrier_var(below);
+	return below;
 }
 
 /*
@@ -110,7 +112,8 @@ static __always_inline u64 is_below(u64 value, u64 bound)
 static __noinline int choose(struct execsnoop_event *event, u32 len)
 {
 	u64 words = 0, shown = len, wanted = args == ARGS_NAME ? 1 : max_args;
-	u32 at, next, state = 0;
+	u64 state = 0;
+	u32 at, next;
 
 	if (!event)
 		return -1;
@@ -118,8 +121,7 @@ static __noinline int choose(struct execsnoop_event *event, u32 len)
 		return 0;
 	if (!line.length && (args == ARGS_NAME || max_args == ~0U))
 		return len;
-	/* a few bytes each time: the verifier compares what it knows at each turn with all before
-	 */
+	/* a few bytes each time: at each turn the verifier looks at all turns before */
 	for (at = 0; at < ARGS_MAX && at < len; at += UNROLLED) {
 #pragma unroll
 		for (next = 0; next < UNROLLED; next++) {

@@ -241,12 +241,10 @@ fn start(list: &'static [(u16, &'static Module)], path: Option<PathBuf>) -> Proc
 impl Process {
     fn load(&self, wanted: Vec<usize>) {
         let Some(workers) = &self.workers else { return };
-        let (first, modules, keeps) = (Arc::clone(&workers.first), Arc::clone(&workers.modules), self.keeps_privileges);
+        let (first, modules) = (Arc::clone(&workers.first), Arc::clone(&workers.modules));
         workers.loader.run(move |loader| {
             loader.load(&wanted);
-            if !keeps {
-                privileges::only_changing_user();
-            }
+            loader.settle();
             let (running, failed) = modules.verdict();
             let names: Vec<&str> = failed.iter().map(|(name, _)| *name).collect();
             log(
@@ -315,7 +313,7 @@ fn start_workers(
     let modules = Arc::new(Modules { list, settings, slots: Arc::clone(slots), tracepoints, drain, poller });
     let loader = Worker::start("bpf-load", Loader::new(Arc::clone(&modules), keeps), ebpf::keep, move || {
         if keeps && privileges::is_root() {
-            privileges::keep_for_loading();
+            privileges::keep();
         }
     })?;
     Ok(Workers { loader, modules, first: Arc::default() })

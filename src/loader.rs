@@ -62,8 +62,10 @@ pub struct Loader {
     modules: Arc<Modules>,
     /// Privileges are kept when the process leaves root.
     keeps: bool,
-    /// What was needed only to change the user has been given up.
+    /// What is held is no more than will be needed.
     is_settled: bool,
+    /// The modules that the configuration wants have been loaded.
+    has_begun: bool,
     started: Instant,
     asked: Option<Instant>,
 }
@@ -72,7 +74,7 @@ impl Loader {
     /// One that has loaded nothing yet.
     #[must_use]
     pub fn new(modules: Arc<Modules>, keeps: bool) -> Self {
-        Self { modules, keeps, is_settled: false, started: Instant::now(), asked: None }
+        Self { modules, keeps, is_settled: false, has_begun: false, started: Instant::now(), asked: None }
     }
 
     /// Loads the modules at these positions, as many at a time as there are CPUs, and says
@@ -91,6 +93,21 @@ impl Loader {
             });
         }
         self.asked = None;
+    }
+
+    /// The modules that the configuration wants have been loaded: what only that needed is given
+    /// up. Until then the worker holds what pmcd held, since kernels whose perf_event_paranoid is
+    /// 3, as Debian's is, open tracepoints for CAP_SYS_ADMIN only, and so is the BTF of modules
+    /// of the kernel.
+    pub fn settle(&mut self) {
+        self.has_begun = true;
+        let is_root = privileges::is_root();
+        self.is_settled = !is_root;
+        match (self.keeps, is_root) {
+            (true, true) => privileges::only_loading_and_changing_user(),
+            (true, false) => privileges::only_loading(),
+            (false, _) => privileges::only_changing_user(),
+        }
     }
 
     /// Detaches and unloads a module.
@@ -119,11 +136,8 @@ impl Loader {
 
 impl Duty for Loader {
     fn turn(&mut self) -> Option<Instant> {
-        if !self.is_settled && !privileges::is_root() {
-            self.is_settled = true;
-            if self.keeps {
-                privileges::only_loading();
-            }
+        if self.has_begun && !self.is_settled && !privileges::is_root() {
+            self.settle();
         }
         let now = Instant::now();
         if self.asked.is_none_or(|asked| now >= asked + PERIOD) {
@@ -141,7 +155,11 @@ impl Modules {
         let (Some((_, module)), Some(settings)) = (self.list.get(at), self.settings.get(at)) else {
             return Err(Unavailable::Defect("no such module".to_owned()));
         };
-        ebpf::load(module, &settings.options, kernel)
+        match ebpf::load(module, &settings.options, kernel) {
+            // the user has changed meanwhile
+            Err(Unavailable::Permission(_)) if privileges::raise() => ebpf::load(module, &settings.options, kernel),
+            outcome => outcome,
+        }
     }
 
     /// Publishes what became of a module and hands its ring or table to the worker concerned.

@@ -24,9 +24,9 @@ pub fn is_root() -> bool {
     nix::unistd::getuid().is_root()
 }
 
-/// Has this thread, and those it starts, keep what loading programs needs when the process
-/// changes its user.
-pub fn keep_for_loading() {
+/// Has this thread, and those it starts, keep its capabilities when the process changes its
+/// user.
+pub fn keep() {
     let held = caps::read(None, CapSet::Permitted).unwrap_or_default();
     // SAFETY: prctl with integer arguments changes flags of this thread only.
     unsafe {
@@ -36,6 +36,19 @@ pub fn keep_for_loading() {
             libc::prctl(libc::PR_SET_KEEPCAPS, 1, 0, 0, 0);
         }
     }
+}
+
+/// Takes into use again what the thread still holds: without CAP_SETPCAP a change of the user
+/// takes it out of use. Says whether there was anything to take.
+pub fn raise() -> bool {
+    let held = caps::read(None, CapSet::Permitted).unwrap_or_default();
+    let used = caps::read(None, CapSet::Effective).unwrap_or_default();
+    held != used && caps::set(None, CapSet::Effective, &held).is_ok()
+}
+
+/// Gives up all but what loading programs and changing the user need.
+pub fn only_loading_and_changing_user() {
+    let held = caps::read(None, CapSet::Permitted).unwrap_or_default();
     reduce_to(&with(&loading(&held), &held, &CHANGING_USER));
 }
 

@@ -73,7 +73,7 @@ pub(super) fn attach(program: BorrowedFd<'_>, id: u64) -> io::Result<OwnedFd> {
     let fd = unsafe {
         libc::syscall(libc::SYS_perf_event_open, &raw const attr, pid, cpu, group, libbpf_sys::PERF_FLAG_FD_CLOEXEC)
     };
-    let fd = libc::c_int::try_from(fd).ok().filter(|fd| *fd >= 0).ok_or_else(io::Error::last_os_error)?;
+    let fd = libc::c_int::try_from(fd).ok().filter(|fd| *fd >= 0).ok_or_else(refusal)?;
     // SAFETY: perf_event_open made the descriptor, nobody else owns it.
     let event = unsafe { OwnedFd::from_raw_fd(fd) };
     // SAFETY: both descriptors are open; no options are passed.
@@ -99,6 +99,18 @@ pub(super) fn attach(program: BorrowedFd<'_>, id: u64) -> io::Result<OwnedFd> {
         }
     }
     Ok(event)
+}
+
+/// Why perf_event_open(2) failed.
+fn refusal() -> io::Error {
+    let error = io::Error::last_os_error();
+    let paranoid = fs::read_to_string("/proc/sys/kernel/perf_event_paranoid").unwrap_or_default();
+    // Debian's addition: above 2 it asks for CAP_SYS_ADMIN
+    if error.kind() == io::ErrorKind::PermissionDenied && paranoid.trim().parse::<i32>().is_ok_and(|level| level > 2) {
+        let why = format!("kernel.perf_event_paranoid is {} and asks for root: restart pmcd", paranoid.trim());
+        return io::Error::new(error.kind(), why);
+    }
+    error
 }
 
 #[cfg(test)]
