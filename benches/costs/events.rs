@@ -75,7 +75,7 @@ fn ping_pong() -> f64 {
 pub fn run_queue(_: &StockTree) -> Vec<Line> {
     let stock = StockTree::new(&["runqlat"]);
     let scratch = Scratch::new("bench-runq");
-    let config = scratch.file("bpf.conf", "[biolatency]\nenabled = false\n");
+    let config = scratch.file("bpf.conf", "[biolatency]\nenabled = false\n[netatop]\nenabled = false\n");
     let config = config.to_str().unwrap();
     let (mut none, mut ours, mut theirs) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
@@ -114,7 +114,7 @@ pub fn block(_: &StockTree) -> Vec<Line> {
     const READS: u64 = 10_000;
     let stock = StockTree::new(&["biolatency"]);
     let scratch = Scratch::new("bench-block");
-    let config = scratch.file("bpf.conf", "[runqlat]\nenabled = false\n");
+    let config = scratch.file("bpf.conf", "[runqlat]\nenabled = false\n[netatop]\nenabled = false\n");
     let file = scratch.path().join("data");
     let file = file.to_str().unwrap();
     let switch = "/proc/sys/kernel/bpf_stats_enabled";
@@ -155,4 +155,68 @@ pub fn block(_: &StockTree) -> Vec<Line> {
     }
     fs::write(switch, was).unwrap();
     lines
+}
+
+/// Each kind of event in turn, with a module alone and without any.
+fn added(config: &str, other: Option<(&StockTree, &str)>, once: impl Fn() -> f64) -> (f64, Option<f64>, f64) {
+    let stock = StockTree::new(&[]);
+    let scratch = Scratch::new("bench-added");
+    let config = scratch.file("bpf.conf", config);
+    let config = config.to_str().unwrap();
+    let (mut none, mut ours, mut theirs) = (Vec::new(), Vec::new(), Vec::new());
+    once();
+    for _ in 0..15 {
+        none.push(once());
+        let held = Held::new(&common::plugin(), &stock, config);
+        ours.push(once());
+        drop(held);
+        if let Some((tree, config)) = other {
+            let held = Held::new(&tree.plugin(), tree, config);
+            theirs.push(once());
+            drop(held);
+        }
+    }
+    let over = |with: &[f64]| median(with.iter().zip(&none).map(|(with, none)| with - none).collect());
+    let theirs = (!theirs.is_empty()).then(|| over(&theirs));
+    (over(&ours), theirs, median(none))
+}
+
+/// New programs, one after the other on one CPU.
+pub fn execs(_: &StockTree) -> Vec<Line> {
+    let once = || {
+        const TIMES: u32 = 300;
+        pin(1);
+        let start = Instant::now();
+        for _ in 0..TIMES {
+            assert!(std::process::Command::new("/bin/true").status().unwrap().success());
+        }
+        start.elapsed().as_secs_f64() * 1e9 / f64::from(TIMES)
+    };
+    let only = "[runqlat]\nenabled = false\n[biolatency]\nenabled = false\n[netatop]\nenabled = false\n\
+                [execsnoop]\nenabled = true\n";
+    let tree = StockTree::new(&["execsnoop"]);
+    let (ours, theirs, none) = added(only, Some((&tree, "/nonexistent")), once);
+    let mut lines = vec![Line::new("added to a fork, exec and exit; stock", ours, theirs.unwrap_or(0.0), "ns", None)];
+    lines.push(Line::new("a fork, exec and exit with the plugin; without", none + ours, none, "ns", None));
+    lines
+}
+
+/// Datagrams to oneself.
+pub fn traffic(_: &StockTree) -> Vec<Line> {
+    let once = || {
+        const TIMES: u32 = 20_000;
+        pin(1);
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.connect(socket.local_addr().unwrap()).unwrap();
+        let mut buffer = [0; 64];
+        let start = Instant::now();
+        for _ in 0..TIMES {
+            socket.send(&[0; 64]).unwrap();
+            socket.recv(&mut buffer).unwrap();
+        }
+        start.elapsed().as_secs_f64() * 1e9 / f64::from(TIMES)
+    };
+    let only = "[runqlat]\nenabled = false\n[biolatency]\nenabled = false\n";
+    let (ours, _, none) = added(only, None, once);
+    vec![Line::new("a send and a receive over UDP with the plugin; without", none + ours, none, "ns", None)]
 }

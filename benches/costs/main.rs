@@ -11,6 +11,7 @@ mod common;
 
 mod events;
 mod fetch;
+mod load;
 mod processes;
 
 use std::env;
@@ -71,7 +72,7 @@ fn main() {
     }
     common::needs_root();
     type Measure = fn(&StockTree) -> Vec<Line>;
-    let sections: [(&str, Measure); 7] = [
+    let sections: [(&str, Measure); 10] = [
         ("fetch in a local context", fetch::local),
         ("fetch through pmcd", fetch::through_pmcd),
         ("growth", fetch::growth),
@@ -79,6 +80,9 @@ fn main() {
         ("memory", processes::memory),
         ("run queue events", events::run_queue),
         ("block I/O", events::block),
+        ("execs", events::execs),
+        ("traffic", events::traffic),
+        ("load", load::heavy),
     ];
     if let Some(name) = after("--section") {
         let stock = StockTree::new(&["runqlat", "biolatency"]);

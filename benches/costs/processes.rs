@@ -13,6 +13,7 @@ use std::time::Instant;
 
 use crate::Line;
 use crate::common;
+use crate::common::Scratch;
 use crate::common::pmcd::As;
 use crate::common::pmcd::Pmcd;
 use crate::common::pmcd::StockTree;
@@ -84,8 +85,10 @@ impl Drop for Held {
 }
 
 pub fn startup(stock: &StockTree) -> Vec<Line> {
+    let scratch = Scratch::new("bench-startup");
+    let config = scratch.file("bpf.conf", "[netatop]\nenabled = false\n");
     let once = |path: &Path| -> f64 {
-        common::stdout(&mut child("--startup", path, stock, "/nonexistent")).trim().parse().unwrap()
+        common::stdout(&mut child("--startup", path, stock, config.to_str().unwrap())).trim().parse().unwrap()
     };
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for _ in 0..31 {
@@ -103,8 +106,10 @@ pub fn memory(stock: &StockTree) -> Vec<Line> {
         let kilobytes: f64 = pmcd.status("VmRSS").trim_end_matches(" kB").parse().unwrap();
         kilobytes / 1024.0
     };
+    let scratch = Scratch::new("bench-memory");
+    let config = scratch.file("bpf.conf", "[netatop]\nenabled = false\n");
     let bare = Pmcd::start("bench-bare", &[], &[], As::Foreground, None);
-    let ours = Pmcd::with("bench-ours", &common::plugin(), As::Foreground, None);
+    let ours = Pmcd::with("bench-ours", &common::plugin(), As::Foreground, Some(&config));
     let theirs = stock.pmcd("bench-stock");
     let base = resident(&bare, &["pmcd.numagents"]);
     let (own, other) = (resident(&ours, &["bpf"]) - base, resident(&theirs, &["bpf"]) - base);
