@@ -158,10 +158,13 @@ fn a_stuck_worker_is_told_and_delays_nobody() {
     let scratch = Scratch::new("stuck");
     let config = scratch.file("bpf.conf", ALL_ON);
     let pmcd = switched("stuck", As::Foreground, &config);
-    pmcd.tell("hang poll 25");
-    wait_for("the worker to count as stuck", || (state(&pmcd, "netatop") == 4).then_some(()));
-    assert!(reason(&pmcd, "netatop").starts_with("worker bpf-poll is stuck for 1"), "{}", reason(&pmcd, "netatop"));
-    let values = pmcd.values(&["bpf.module.age"]);
+    pmcd.tell("hang poll 40");
+    let values = wait_for("the worker to count as stuck", || {
+        let values = pmcd.values(&["bpf.module.state", "bpf.module.reason", "bpf.module.age"]);
+        (number(&values, "bpf.module.state", "netatop") == 4).then_some(values)
+    });
+    let reason = &values["bpf.module.reason"]["netatop"];
+    assert!(reason.starts_with("worker bpf-poll is stuck for "), "{reason}");
     assert!(number(&values, "bpf.module.age", "netatop") > 9_000_000, "{values:?}");
     assert_eq!(state(&pmcd, "execsnoop"), 1);
     counts_on(&pmcd);
