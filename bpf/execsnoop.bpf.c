@@ -21,6 +21,7 @@ const volatile u32 args = ARGS_FULL;
 const volatile u32 args_bytes = ARGS_MAX;
 const volatile u32 max_args = ~0U;
 const volatile u32 uid = ~0U;
+const volatile u32 include_failed = 0;
 const volatile struct automaton command = {};
 const volatile struct automaton line = {};
 
@@ -50,7 +51,7 @@ struct attempt {
 };
 
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(type, BPF_MAP_TYPE_LRU_HASH); /* a thread killed in the call leaves its entry */
 	__uint(max_entries, 4096);
 	__type(key, u32);
 	__type(value, struct attempt);
@@ -147,12 +148,18 @@ static __noinline int choose(struct execsnoop_event *event, u32 len)
 	return shown;
 }
 
-static __always_inline void pass_on(struct execsnoop_event *event, u32 len)
+/* is_read: the arguments could be read, else none is known */
+static __always_inline void pass_on(struct execsnoop_event *event, u32 len, bool is_read)
 {
 	int shown = choose(event, len);
 
+	/* whether the filter wants it cannot be told */
+	if (!is_read && line.length)
+		return missed();
 	if (shown < 0)
 		return;
+	if (!is_read)
+		event->cut = 1;
 	if (args != ARGS_FULL)
 		event->cut = 0;
 	shown = shown > ARGS_MAX ? ARGS_MAX : shown;
@@ -163,16 +170,21 @@ static __always_inline void pass_on(struct execsnoop_event *event, u32 len)
 SEC("tp_btf/sched_process_exec")
 int BPF_PROG(on_exec, struct task_struct *task, int old_pid, struct linux_binprm *bprm)
 {
-	struct execsnoop_event *event = begin(0);
 	u64 start, len, limit = args_limit();
+	struct execsnoop_event *event;
+	u32 tid = old_pid;
 
+	/* its number changes if it was not the first thread */
+	if (include_failed)
+		bpf_map_delete_elem(&attempts, &tid);
+	event = begin(0);
 	if (!event)
 		return 0;
 	start = task->mm->arg_start;
 	if (args == ARGS_NAME && !line.length) {
-		long got = bpf_probe_read_user_str(event->args, ARGS_MAX, (void *)start);
+		long got = bpf_probe_read_user_str(event->args, limit, (void *)start);
 
-		pass_on(event, got > 0 ? got : 0);
+		pass_on(event, got > 0 ? got : 0, got > 0);
 		return 0;
 	}
 	len = task->mm->arg_end - start;
@@ -181,8 +193,9 @@ int BPF_PROG(on_exec, struct task_struct *task, int old_pid, struct linux_binprm
 		event->cut = 1;
 	}
 	if (len > ARGS_MAX || bpf_probe_read_user(event->args, len, (void *)start))
-		len = 0;
-	pass_on(event, len);
+		pass_on(event, 0, false);
+	else
+		pass_on(event, len, true);
 	return 0;
 }
 
@@ -191,7 +204,8 @@ static __always_inline int called(const char *filename, const char *const *argv)
 	struct attempt attempt = { .filename = filename, .argv = argv };
 	u32 tid = bpf_get_current_pid_tgid();
 
-	bpf_map_update_elem(&attempts, &tid, &attempt, 0);
+	if (bpf_map_update_elem(&attempts, &tid, &attempt, 0))
+		missed();
 	return 0;
 }
 
@@ -223,8 +237,10 @@ static __always_inline int returned(long ret)
 			break;
 		}
 		got = bpf_probe_read_user_str(&event->args[len & (ARGS_MAX - 1)], ARGS_MAX, word);
-		if (got < 0)
+		if (got < 0) {
+			event->cut = 1;
 			break;
+		}
 		len += got;
 		if (args == ARGS_NAME && !line.length)
 			break;
@@ -239,7 +255,7 @@ static __always_inline int returned(long ret)
 
 		len = got > 0 ? got : 0;
 	}
-	pass_on(event, len > ARGS_MAX ? ARGS_MAX : len);
+	pass_on(event, len > ARGS_MAX ? ARGS_MAX : len, len > 0);
 	return 0;
 }
 

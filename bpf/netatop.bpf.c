@@ -8,19 +8,12 @@
 #include <bpf/bpf_core_read.h>
 #include <bpf/bpf_tracing.h>
 
-#define TRIES 32
-#define NANOSECONDS 1000000000ULL
-#define FULL_FOR (NANOSECONDS / 10)
-
 /* include/linux/socket.h, include/uapi/linux/in.h */
 enum { AF_INET = 2, AF_INET6 = 10 };
 enum { IPPROTO_TCP = 6, IPPROTO_UDP = 17 };
 enum { MSG_PEEK = 2, MSG_ERRQUEUE = 0x2000 };
 
 char LICENSE[] SEC("license") = "GPL";
-
-const volatile u32 process_count = 4096;
-const volatile u32 linger = 15; /* seconds */
 
 /* In this order: see traffic_word(). */
 struct traffic {
@@ -49,7 +42,6 @@ enum { ROW_FREE, ROW_LIVE, ROW_ENDED };
 struct netatop_process {
 	u32 pid;
 	u32 state;
-	u64 start; /* when it began: tells it from another with its number */
 	u64 ended;
 	struct traffic traffic;
 } __attribute__((aligned(CACHE_LINE)));
@@ -64,78 +56,43 @@ struct {
 	__type(value, u32);
 } indices SEC(".maps");
 
-/* Which CPU may write a row: the one whose insertion succeeded. */
+/*
+ * The rows that no living process has, the one that ended first at the head: it
+ * is shown until its turn comes. The loader fills it.
+ */
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(type, BPF_MAP_TYPE_QUEUE);
 	__uint(max_entries, 1); /* as processes */
-	__type(key, u32);
 	__type(value, u32);
-} claims SEC(".maps");
-
-u32 next_index; /* where to look for a row */
-u64 full_until; /* not worth looking before */
-
-static __always_inline bool claim(u32 index, u32 tgid)
-{
-	return !bpf_map_update_elem(&claims, &index, &tgid, BPF_NOEXIST);
-}
-
-/* Takes the row of a process that ended, if nobody else does. */
-static __always_inline bool take_over(u32 index, u32 tgid)
-{
-	return !bpf_map_delete_elem(&claims, &index) && claim(index, tgid);
-}
+} unused SEC(".maps");
 
 /* A row for a process that has none; negative where all are in use. */
 static __noinline int new_index(u32 tgid)
 {
-	u64 now = bpf_ktime_get_ns();
-	u32 index = 0, tries, ended = ~0U, *known;
-	struct task_struct *task;
-	struct netatop_process *process = NULL;
+	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
+	struct netatop_process *process;
+	u32 index, *known;
 
-	if (now < full_until)
+	/* what a process does while it ends would get a row that nothing takes away again */
+	if (!BPF_CORE_READ(task, signal, live.counter))
 		return -1;
-	for (tries = 0; tries < TRIES; tries++) {
-		index = next_index % process_count;
-		next_index = index + 1;
-		if (claim(index, tgid))
-			break;
-		process = bpf_map_lookup_elem(&processes, &index);
-		if (!process || process->state != ROW_ENDED)
-			continue;
-		if (now - process->ended >= linger * NANOSECONDS) {
-			if (take_over(index, tgid))
-				break;
-		} else {
-			ended = index;
-		}
-	}
-	if (tries == TRIES) {
-		/* rather than have no row at all, that of one shown for less than it should be */
-		index = ended;
-		if (ended == ~0U || !take_over(index, tgid)) {
-			full_until = now + FULL_FOR;
-			return -1;
-		}
-	}
+	if (bpf_map_pop_elem(&unused, &index))
+		return -1;
 	process = bpf_map_lookup_elem(&processes, &index);
 	if (!process)
 		return -1;
 	process->state = ROW_FREE;
 	barrier();
-	task = (struct task_struct *)bpf_get_current_task();
 	process->pid = tgid;
-	process->start = BPF_CORE_READ(task, group_leader, start_time);
 	process->ended = 0;
 	__builtin_memset(&process->traffic, 0, sizeof(process->traffic));
 	barrier();
-	process->state = ROW_LIVE;
-	if (!bpf_map_update_elem(&indices, &tgid, &index, BPF_NOEXIST))
+	if (!bpf_map_update_elem(&indices, &tgid, &index, BPF_NOEXIST)) {
+		process->state = ROW_LIVE;
 		return index;
+	}
 	/* another thread of the process was first */
-	process->state = ROW_FREE;
-	bpf_map_delete_elem(&claims, &index);
+	bpf_map_push_elem(&unused, &index, 0);
 	known = bpf_map_lookup_elem(&indices, &tgid);
 	return known ? (int)*known : -1;
 }
@@ -148,7 +105,8 @@ static __always_inline void add(struct traffic *traffic, u32 word, u64 bytes, bo
 	count(&words[word + 1], bytes, shared);
 }
 
-static __always_inline int moved(struct sock *sk, long bytes, bool received)
+/* shared: the program may be interrupted by another that writes to the row of this CPU */
+static __always_inline int moved(struct sock *sk, long bytes, bool received, bool shared)
 {
 	u32 cpu = bpf_get_smp_processor_id(), tgid = bpf_get_current_pid_tgid() >> 32;
 	struct netatop_process *process = NULL;
@@ -170,7 +128,7 @@ static __always_inline int moved(struct sock *sk, long bytes, bool received)
 	row = bpf_map_lookup_elem(&rows, &cpu);
 	if (!row)
 		return 0;
-	add(&row->all, word, bytes, false);
+	add(&row->all, word, bytes, shared);
 	known = bpf_map_lookup_elem(&indices, &tgid);
 	index = known ? (int)*known : new_index(tgid);
 	if (index >= 0)
@@ -178,7 +136,7 @@ static __always_inline int moved(struct sock *sk, long bytes, bool received)
 	if (process)
 		add(&process->traffic, word, bytes, true);
 	else
-		add(&row->other, word, bytes, false);
+		add(&row->other, word, bytes, shared);
 	return 0;
 }
 
@@ -186,25 +144,25 @@ static __always_inline int moved(struct sock *sk, long bytes, bool received)
 SEC("tp_btf/sock_send_length")
 int BPF_PROG(on_send_length, struct sock *sk, int ret, int flags)
 {
-	return moved(sk, ret, false);
+	return moved(sk, ret, false, false);
 }
 
 SEC("tp_btf/sock_recv_length")
 int BPF_PROG(on_recv_length, struct sock *sk, int ret, int flags)
 {
-	return flags & (MSG_PEEK | MSG_ERRQUEUE) ? 0 : moved(sk, ret, true);
+	return flags & (MSG_PEEK | MSG_ERRQUEUE) ? 0 : moved(sk, ret, true, false);
 }
 
 SEC("fexit/inet_sendmsg")
 int BPF_PROG(on_inet_sendmsg, struct socket *sock, void *msg, u64 size, int ret)
 {
-	return moved(sock->sk, ret, false);
+	return moved(sock->sk, ret, false, true);
 }
 
 SEC("fexit/inet6_sendmsg")
 int BPF_PROG(on_inet6_sendmsg, struct socket *sock, void *msg, u64 size, int ret)
 {
-	return moved(sock->sk, ret, false);
+	return moved(sock->sk, ret, false, true);
 }
 
 /* sendfile(2) and splice(2) before 6.5, commit dc97391e6610 */
@@ -212,19 +170,19 @@ SEC("fexit/inet_sendpage")
 int BPF_PROG(on_inet_sendpage, struct socket *sock, void *page, int offset, u64 size, int flags,
 	     long ret)
 {
-	return moved(sock->sk, ret, false);
+	return moved(sock->sk, ret, false, true);
 }
 
 SEC("fexit/inet_recvmsg")
 int BPF_PROG(on_inet_recvmsg, struct socket *sock, void *msg, u64 size, int flags, int ret)
 {
-	return flags & (MSG_PEEK | MSG_ERRQUEUE) ? 0 : moved(sock->sk, ret, true);
+	return flags & (MSG_PEEK | MSG_ERRQUEUE) ? 0 : moved(sock->sk, ret, true, true);
 }
 
 SEC("fexit/inet6_recvmsg")
 int BPF_PROG(on_inet6_recvmsg, struct socket *sock, void *msg, u64 size, int flags, int ret)
 {
-	return flags & (MSG_PEEK | MSG_ERRQUEUE) ? 0 : moved(sock->sk, ret, true);
+	return flags & (MSG_PEEK | MSG_ERRQUEUE) ? 0 : moved(sock->sk, ret, true, true);
 }
 
 /* The last thread of a process ends it. */
@@ -232,19 +190,23 @@ SEC("tp_btf/sched_process_exit")
 int BPF_PROG(on_exit, struct task_struct *task)
 {
 	struct netatop_process *process;
-	u32 tgid = task->tgid, *index;
+	u32 tgid = task->tgid, index, *known;
 
 	if (task->signal->live.counter)
 		return 0;
-	index = bpf_map_lookup_elem(&indices, &tgid);
-	if (!index)
+	known = bpf_map_lookup_elem(&indices, &tgid);
+	if (!known)
 		return 0;
-	process = bpf_map_lookup_elem(&processes, index);
-	bpf_map_delete_elem(&indices, &tgid);
+	index = *known;
+	/* two threads may both be the last: one of them takes the row away */
+	if (bpf_map_delete_elem(&indices, &tgid))
+		return 0;
+	process = bpf_map_lookup_elem(&processes, &index);
 	if (!process)
 		return 0;
 	process->ended = bpf_ktime_get_ns();
 	barrier();
 	process->state = ROW_ENDED;
+	bpf_map_push_elem(&unused, &index, 0);
 	return 0;
 }

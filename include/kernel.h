@@ -40,6 +40,8 @@ enum {
 	BPF_MAP_TYPE_HASH = 1,
 	BPF_MAP_TYPE_ARRAY = 2,
 	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
+	BPF_MAP_TYPE_LRU_HASH = 9,
+	BPF_MAP_TYPE_QUEUE = 22,
 	BPF_MAP_TYPE_RINGBUF = 27,
 	BPF_F_MMAPABLE = 1 << 10,
 	BPF_NOEXIST = 1,
@@ -48,16 +50,8 @@ enum {
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
 typedef struct {
-	u32 val;
-} kuid_t;
-
-typedef struct {
 	int counter;
 } atomic_t;
-
-struct cred {
-	kuid_t uid;
-};
 
 struct mm_struct {
 	unsigned long arg_start;
@@ -74,17 +68,11 @@ struct task_struct {
 	unsigned int __state;
 	volatile long state; /* before 5.14, commit 2f064a59a11f */
 	struct task_struct *real_parent;
-	struct task_struct *group_leader;
 	struct signal_struct *signal;
-	const struct cred *cred;
 	struct mm_struct *mm;
-	u64 start_time;
-	char comm[16];
 };
 
-struct linux_binprm {
-	const char *filename;
-};
+struct linux_binprm;
 
 struct sock_common {
 	unsigned short skc_family;

@@ -26,6 +26,7 @@ use crate::source::TableRows;
 use crate::status;
 use crate::status::Slot;
 use crate::status::State;
+use crate::workers::Pulse;
 
 /// What one interface needs of its own: what it holds of the modules, which belong to the
 /// process, and its instances.
@@ -33,6 +34,8 @@ pub struct BpfAgent {
     catalog: Catalog,
     slots: Arc<[Slot]>,
     readers: Arc<Readers>,
+    /// Of the worker that loads.
+    loader: Option<Arc<Pulse>>,
     /// In the order of the modules.
     modules: Vec<Module>,
     /// By serial number, with the reader's generation that they hold for.
@@ -60,7 +63,13 @@ struct Module {
 impl BpfAgent {
     /// An agent for these modules on the interface of this domain.
     #[must_use]
-    pub fn new(domain: u32, catalog: Catalog, slots: Arc<[Slot]>, readers: Arc<Readers>) -> Self {
+    pub fn new(
+        domain: u32,
+        catalog: Catalog,
+        slots: Arc<[Slot]>,
+        readers: Arc<Readers>,
+        loader: Option<Arc<Pulse>>,
+    ) -> Self {
         let modules = slots
             .iter()
             .enumerate()
@@ -78,7 +87,7 @@ impl BpfAgent {
         let keyed: BTreeSet<u32> =
             catalog.indoms.values().filter_map(|entry| Some(entry.kind.keys()?.serial)).collect();
         let numbers = keyed.into_iter().map(|serial| (serial, Slots::load(domain, serial))).collect();
-        Self { catalog, slots, readers, modules, instances: BTreeMap::new(), numbers, has_refused: false }
+        Self { catalog, slots, readers, loader, modules, instances: BTreeMap::new(), numbers, has_refused: false }
     }
 
     /// Takes what is newest of a module, once per request.
@@ -158,17 +167,18 @@ impl BpfAgent {
         (0..self.modules.len()).for_each(|at| self.refresh(at));
         let Some((_, instances)) = serial.and_then(|serial| self.find(serial, false)) else { return };
         let modules: Vec<_> = self.modules.iter().map(|own| (Arc::clone(own.state.get()), own.age())).collect();
-        status::values(fact, &modules, &instances, out);
+        let trouble = self.loader.as_ref().and_then(|loader| loader.trouble());
+        status::values(fact, &modules, trouble.as_deref(), &instances, out);
     }
 }
 
 impl Module {
-    /// How old its values are.
-    fn age(&self) -> Duration {
-        let Some(live) = self.state.get().running() else { return Duration::ZERO };
+    /// How old its values are, `None` where it has none.
+    fn age(&self) -> Option<Duration> {
+        let live = self.state.get().running()?;
         match &self.processes {
             Some(rows) => rows.get().age(),
-            None => live.worker.as_ref().map_or(Duration::ZERO, |worker| worker.busy()),
+            None => Some(live.worker.as_ref().map_or(Duration::ZERO, |worker| worker.busy())),
         }
     }
 }

@@ -101,6 +101,15 @@ impl Latch {
     }
 }
 
+/// Opens a latch when dropped.
+struct Opened(Arc<Latch>);
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        self.0.open();
+    }
+}
+
 impl Host {
     /// A host for these modules, none loaded yet.
     #[must_use]
@@ -138,8 +147,13 @@ impl Host {
             let process = self.process.get_or_init(|| start(self.modules, config_path()));
             let catalog = Catalog::new(self.modules);
             let (metrics, indoms) = (catalog.registered(), catalog.registered_indoms());
-            let agent =
-                BpfAgent::new(domain.unsigned_abs(), catalog, Arc::clone(&process.slots), Arc::clone(&process.readers));
+            let agent = BpfAgent::new(
+                domain.unsigned_abs(),
+                catalog,
+                Arc::clone(&process.slots),
+                Arc::clone(&process.readers),
+                process.workers.as_ref().map(|workers| workers.loader.pulse()),
+            );
             // SAFETY: the caller's promise.
             unsafe { pmda::register(dispatch, name, Box::new(agent), metrics, &indoms) }
         }));
@@ -165,6 +179,11 @@ impl Host {
             Ok(config) => {
                 well &= config.mistakes.is_empty();
                 lines.extend(config.mistakes.iter().map(|mistake| format!("{}:{mistake}", path.display())));
+                let own = self.modules.iter().zip(&config.settings).find(|((_, module), _)| is_plugin(module));
+                let (_, unknown) = readers(own.map(|(_, own)| own.options.as_slice()).unwrap_or_default());
+                well &= config.missing.is_empty() && unknown.is_empty();
+                lines.extend(config.missing.iter().map(|name| format!("module {name}: not part of this version")));
+                lines.extend(unknown.iter().map(|name| format!("{}: readers: no such {name}", path.display())));
             }
             Err(error) => return (vec![format!("{}: {error}", path.display())], false),
         }
@@ -199,7 +218,7 @@ impl Host {
 fn start(list: &'static [(u16, &'static Module)], path: Option<PathBuf>) -> Process {
     let descriptors = HighDescriptors::raise();
     let (path, settings) = configuration(list, path);
-    let own = list.iter().zip(&settings).find(|((_, module), _)| matches!(module.shape, Shape::Status));
+    let own = list.iter().zip(&settings).find(|((_, module), _)| is_plugin(module));
     let options = own.map(|(_, own)| own.options.as_slice()).unwrap_or_default();
     let keeps_privileges = catalog::number(options, "privileges").unwrap_or(0) == 0;
     let start_wait = Duration::from_millis(catalog::number(options, "start_wait").unwrap_or(100).into());
@@ -232,7 +251,7 @@ fn start(list: &'static [(u16, &'static Module)], path: Option<PathBuf>) -> Proc
     let process = Process { slots, readers: Arc::new(readers), workers, start_wait, keeps_privileges };
     process.load(wanted);
     drop(descriptors);
-    if pmda::inside_pmcd() {
+    if pmda::is_server() {
         pmda::defer();
     }
     process
@@ -243,8 +262,10 @@ impl Process {
         let Some(workers) = &self.workers else { return };
         let (first, modules) = (Arc::clone(&workers.first), Arc::clone(&workers.modules));
         workers.loader.run(move |loader| {
+            // whatever happens, nobody waits for ever
+            let opened = Opened(first);
             loader.load(&wanted);
-            loader.settle();
+            drop(opened);
             let (running, failed) = modules.verdict();
             let names: Vec<&str> = failed.iter().map(|(name, _)| *name).collect();
             log(
@@ -257,7 +278,6 @@ impl Process {
                     names.join(" ")
                 ),
             );
-            first.open();
         });
         let limited = pmda::inside_pmcd() && self.keeps_privileges;
         workers.first.wait(limited.then_some(self.start_wait));
@@ -303,13 +323,8 @@ fn start_workers(
             drain.keep_log(at, EventLog::new(catalog.columns(at), rows, Arc::clone(place)));
         }
     }
-    let unprivileged = || {
-        if privileges::is_root() {
-            privileges::only_changing_user();
-        }
-    };
-    let drain = Worker::start("bpf-events", drain, ebpf::keep, unprivileged)?;
-    let poller = Worker::start("bpf-poll", Poller::default(), ebpf::keep, unprivileged)?;
+    let drain = Worker::start("bpf-events", drain, ebpf::keep, privileges::only_changing_user)?;
+    let poller = Worker::start("bpf-poll", Poller::default(), ebpf::keep, privileges::only_changing_user)?;
     let modules = Arc::new(Modules { list, settings, slots: Arc::clone(slots), tracepoints, drain, poller });
     let loader = Worker::start("bpf-load", Loader::new(Arc::clone(&modules), keeps), ebpf::keep, move || {
         if keeps && privileges::is_root() {
@@ -317,6 +332,11 @@ fn start_workers(
         }
     })?;
     Ok(Workers { loader, modules, first: Arc::default() })
+}
+
+/// Whether a module is the plugin itself, whose section has the options of all.
+const fn is_plugin(module: &Module) -> bool {
+    matches!(module.shape, Shape::Status)
 }
 
 /// Those whom the configuration names, and the names that do not exist.

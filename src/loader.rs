@@ -22,6 +22,7 @@ use crate::ebpf::Tracepoints;
 use crate::ebpf::Unavailable;
 use crate::pmda::Level;
 use crate::pmda::log;
+use crate::pmda::panic_text;
 use crate::privileges;
 use crate::source::Drain;
 use crate::source::Mapped;
@@ -33,7 +34,6 @@ use crate::status::State;
 use crate::status::Stats;
 use crate::workers::Duty;
 use crate::workers::Worker;
-use crate::workers::panic_text;
 use crate::workers::with_signals_blocked;
 
 /// How often the kernel is asked about programs, and whether the user has changed.
@@ -57,15 +57,28 @@ pub struct Modules {
     pub poller: Worker<Poller>,
 }
 
+/// How far the worker is with giving up what it will not need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// It holds what pmcd held.
+    Waiting,
+    /// The modules that the configuration wants have been loaded, or that has failed.
+    Begun,
+    /// It holds what loading and a change of the user need.
+    Reduced,
+    /// It holds what loading needs.
+    Settled,
+}
+
 /// The duty of the privileged worker.
 pub struct Loader {
     modules: Arc<Modules>,
     /// Privileges are kept when the process leaves root.
     keeps: bool,
-    /// What is held is no more than will be needed.
-    is_settled: bool,
-    /// The modules that the configuration wants have been loaded.
-    has_begun: bool,
+    stage: Stage,
+    /// Memory of unloaded modules that readers may still hold: it is given back here, not in
+    /// the host's thread.
+    unloaded: Vec<Arc<Mapped>>,
     started: Instant,
     asked: Option<Instant>,
 }
@@ -74,40 +87,58 @@ impl Loader {
     /// One that has loaded nothing yet.
     #[must_use]
     pub fn new(modules: Arc<Modules>, keeps: bool) -> Self {
-        Self { modules, keeps, is_settled: false, has_begun: false, started: Instant::now(), asked: None }
+        Self { modules, keeps, stage: Stage::Waiting, unloaded: Vec::new(), started: Instant::now(), asked: None }
     }
 
     /// Loads the modules at these positions, as many at a time as there are CPUs, and says
-    /// what became of all.
+    /// what became of all. Those that run are left alone.
     pub fn load(&mut self, wanted: &[usize]) {
-        let modules = &*self.modules;
-        if !wanted.is_empty() {
-            let kernel = Kernel::read(modules.tracepoints.clone());
-            in_parallel(wanted, |at| {
-                let load = || modules.load(*at, &kernel);
-                let outcome = catch_unwind(AssertUnwindSafe(load)).unwrap_or_else(|panic| {
-                    let why = panic_text(panic.as_ref());
-                    Err(Unavailable::Defect(format!("panic while loading: {why}")))
-                });
-                modules.install(*at, outcome);
-            });
+        if self.stage == Stage::Waiting {
+            self.stage = Stage::Begun;
         }
         self.asked = None;
+        let modules = &*self.modules;
+        let runs = |at: usize| modules.slots.get(at).is_some_and(|slot| slot.state.reader().get().running().is_some());
+        let wanted: Vec<usize> = wanted.iter().copied().filter(|at| !runs(*at)).collect();
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            let kernel = Kernel::read(modules.tracepoints.clone());
+            in_parallel(&wanted, |at| {
+                let whole = || modules.install(*at, modules.load(*at, &kernel));
+                if let Err(panic) = catch_unwind(AssertUnwindSafe(whole)) {
+                    modules.fail(*at, panic_text(panic.as_ref()));
+                }
+            });
+        }));
+        if let Err(panic) = outcome {
+            wanted.iter().for_each(|at| modules.fail(*at, panic_text(panic.as_ref())));
+        }
     }
 
-    /// The modules that the configuration wants have been loaded: what only that needed is given
-    /// up. Until then the worker holds what pmcd held, since kernels whose perf_event_paranoid is
-    /// 3, as Debian's is, open tracepoints for CAP_SYS_ADMIN only, and so is the BTF of modules
-    /// of the kernel.
-    pub fn settle(&mut self) {
-        self.has_begun = true;
+    /// Gives up what will not be needed. Until the first modules have been loaded that is
+    /// nothing: kernels whose perf_event_paranoid is 3, as Debian's is, open tracepoints for
+    /// CAP_SYS_ADMIN only, and so is the BTF of modules of the kernel.
+    fn settle(&mut self) {
         let is_root = privileges::is_root();
-        self.is_settled = !is_root;
-        match (self.keeps, is_root) {
-            (true, true) => privileges::only_loading_and_changing_user(),
-            (true, false) => privileges::only_loading(),
-            (false, _) => privileges::only_changing_user(),
-        }
+        self.stage = match self.stage {
+            Stage::Waiting => Stage::Waiting,
+            Stage::Begun | Stage::Reduced if !is_root => {
+                if self.keeps {
+                    privileges::only_loading();
+                } else {
+                    privileges::only_changing_user();
+                }
+                Stage::Settled
+            }
+            Stage::Begun => {
+                if self.keeps {
+                    privileges::only_loading_and_changing_user();
+                } else {
+                    privileges::only_changing_user();
+                }
+                Stage::Reduced
+            }
+            stage => stage,
+        };
     }
 
     /// Detaches and unloads a module.
@@ -116,6 +147,7 @@ impl Loader {
         let Some(slot) = modules.slots.get(at) else { return };
         if let Some(live) = slot.state.reader().get().running() {
             live.mapped.loaded().detach();
+            self.unloaded.push(Arc::clone(&live.mapped));
         }
         modules.drain.run(move |drain| drain.close(at));
         modules.poller.run(move |poller| poller.close(at));
@@ -136,17 +168,20 @@ impl Loader {
 
 impl Duty for Loader {
     fn turn(&mut self) -> Option<Instant> {
-        if self.has_begun && !self.is_settled && !privileges::is_root() {
-            self.settle();
-        }
+        self.settle();
+        self.unloaded.retain(|mapped| Arc::strong_count(mapped) > 1);
         let now = Instant::now();
         if self.asked.is_none_or(|asked| now >= asked + PERIOD) {
             self.asked = Some(now);
             self.ask_kernel();
         }
         let any = self.modules.slots.iter().any(|slot| slot.state.reader().get().running().is_some());
-        let settling = !self.is_settled && self.started.elapsed() < SETTLING;
-        self.asked.filter(|_| any || settling).map(|asked| asked + PERIOD)
+        let soon = any || !self.unloaded.is_empty() || self.started.elapsed() < SETTLING;
+        if soon {
+            return self.asked.map(|asked| asked + PERIOD);
+        }
+        // the user may still change, late
+        (self.stage != Stage::Settled).then(|| now + SETTLING)
     }
 }
 
@@ -160,6 +195,11 @@ impl Modules {
             Err(Unavailable::Permission(_)) if privileges::raise() => ebpf::load(module, &settings.options, kernel),
             outcome => outcome,
         }
+    }
+
+    /// Publishes that loading a module panicked.
+    fn fail(&self, at: usize, why: &str) {
+        self.install(at, Err(Unavailable::Defect(format!("panic while loading: {why}"))));
     }
 
     /// Publishes what became of a module and hands its ring or table to the worker concerned.
@@ -192,7 +232,7 @@ impl Modules {
         slot.state.publish(Arc::new(State::Running(Live { mapped, stats, worker })));
     }
 
-    /// The names of those that run, and of those that cannot.
+    /// The names of those that run, and of those that do not with the reason.
     #[must_use]
     pub fn verdict(&self) -> (Vec<&'static str>, Vec<(&'static str, String)>) {
         let (mut running, mut failed) = (Vec::new(), Vec::new());
@@ -200,7 +240,8 @@ impl Modules {
             match &**slot.state.reader().get() {
                 State::Running(_) => running.push(module.name),
                 State::Unavailable(why) => failed.push((module.name, why.to_string())),
-                State::Disabled(_) | State::Own | State::Loading => {}
+                State::Loading => failed.push((module.name, "still being loaded".to_owned())),
+                State::Disabled(_) | State::Own => {}
             }
         }
         (running, failed)

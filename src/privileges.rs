@@ -27,12 +27,12 @@ pub fn is_root() -> bool {
 /// Has this thread, and those it starts, keep its capabilities when the process changes its
 /// user.
 pub fn keep() {
-    let held = caps::read(None, CapSet::Permitted).unwrap_or_default();
-    // SAFETY: prctl with integer arguments changes flags of this thread only.
+    // SAFETY: prctl with integer arguments reads and changes flags of this thread only.
     unsafe {
-        if held.contains(&Capability::CAP_SETPCAP) {
-            libc::prctl(libc::PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP | SECBIT_KEEP_CAPS, 0, 0, 0);
-        } else {
+        let flags = libc::prctl(libc::PR_GET_SECUREBITS, 0, 0, 0, 0);
+        let flags = libc::c_ulong::try_from(flags).unwrap_or(0) | SECBIT_NO_SETUID_FIXUP | SECBIT_KEEP_CAPS;
+        // needs CAP_SETPCAP, and flags that are not locked
+        if libc::prctl(libc::PR_SET_SECUREBITS, flags, 0, 0, 0) < 0 {
             libc::prctl(libc::PR_SET_KEEPCAPS, 1, 0, 0, 0);
         }
     }

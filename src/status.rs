@@ -81,12 +81,13 @@ impl Stats {
 
 impl State {
     /// `bpf.module.state`.
-    fn number(&self) -> u32 {
+    fn number(&self, trouble: Option<&str>) -> u32 {
         match self {
             Self::Disabled(_) => 0,
+            Self::Unavailable(_) => 3,
+            Self::Own | Self::Loading if trouble.is_some() => 4,
             Self::Own => 1,
             Self::Loading => 2,
-            Self::Unavailable(_) => 3,
             Self::Running(live) => {
                 if live.trouble().is_some() {
                     4
@@ -98,11 +99,12 @@ impl State {
     }
 
     /// `bpf.module.reason`.
-    fn reason(&self) -> String {
+    fn reason(&self, trouble: Option<&str>) -> String {
+        let or = |well: &str| trouble.unwrap_or(well).to_owned();
         match self {
             Self::Disabled(why) => why.clone(),
-            Self::Own => "ok".to_owned(),
-            Self::Loading => "being loaded".to_owned(),
+            Self::Own => or("ok"),
+            Self::Loading => or("being loaded"),
             Self::Unavailable(why) => why.to_string(),
             Self::Running(live) => live.trouble().unwrap_or_else(|| "ok".to_owned()),
         }
@@ -143,12 +145,18 @@ impl Live {
 }
 
 /// Puts a fact about every module into `out`. `modules` are in the order of `instances`, each
-/// with the age of its values.
-pub fn values(fact: Fact, modules: &[(Arc<State>, Duration)], instances: &Instances, out: &mut ValueSet<'_>) {
+/// with the age of its values; `trouble` is what is wrong with the worker that loads them.
+pub fn values(
+    fact: Fact,
+    modules: &[(Arc<State>, Option<Duration>)],
+    trouble: Option<&str>,
+    instances: &Instances,
+    out: &mut ValueSet<'_>,
+) {
     let text: Vec<Option<String>> = modules
         .iter()
         .map(|(state, _)| match fact {
-            Fact::Reason => Some(state.reason()),
+            Fact::Reason => Some(state.reason(trouble)),
             Fact::Hooks => state.running().map(|live| live.mapped.loaded().hooks.clone()),
             _ => None,
         })
@@ -157,7 +165,7 @@ pub fn values(fact: Fact, modules: &[(Arc<State>, Duration)], instances: &Instan
         let (state, age) = modules.get(position)?;
         let loaded = || state.running().map(|live| live.mapped.loaded());
         match fact {
-            Fact::State => Some(Atom::U32(state.number())),
+            Fact::State => Some(Atom::U32(state.number(trouble))),
             Fact::Reason | Fact::Hooks => text.get(position)?.as_deref().map(Atom::Str),
             Fact::LoadTime => Some(Atom::U64(microseconds(loaded()?.load_time))),
             Fact::MapBytes => Some(Atom::U64(loaded()?.map_bytes)),
@@ -166,7 +174,7 @@ pub fn values(fact: Fact, modules: &[(Arc<State>, Duration)], instances: &Instan
                 state.running().and_then(|live| live.stats.measured(&live.stats.run_count)).map(Atom::U64)
             }
             Fact::Lost => Some(Atom::U64(state.running()?.lost())),
-            Fact::Age => state.running().map(|_| Atom::U64(microseconds(*age))),
+            Fact::Age => age.map(|age| Atom::U64(microseconds(age))),
         }
     });
 }

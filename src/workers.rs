@@ -4,7 +4,6 @@
 //! readable or the duty's next deadline comes. A panic costs the job or the turn, not the
 //! worker; a worker that panics again and again gives up and says so.
 
-use std::any::Any;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::collections::BinaryHeap;
@@ -18,10 +17,12 @@ use std::panic::catch_unwind;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 use std::time::Instant;
 
+use nix::errno::Errno;
 use nix::poll::PollFd;
 use nix::poll::PollFlags;
 use nix::poll::PollTimeout;
@@ -35,9 +36,13 @@ use parking_lot::Mutex;
 
 use crate::pmda::Level;
 use crate::pmda::log;
+use crate::pmda::panic_text;
 
-/// Panics after which a worker gives up.
+/// Panics after which a worker gives up, none of them longer than this after the one before.
 const PANICS: u32 = 5;
+const CALM: Duration = Duration::from_secs(60);
+/// A pause after an error that should not be, so that it is not met at full speed.
+const AFTER_ERROR: Duration = Duration::from_millis(100);
 /// A worker that has been at one thing for so long is stuck.
 const STUCK: Duration = Duration::from_secs(10);
 
@@ -108,7 +113,7 @@ impl Pulse {
 
 impl<D: Duty> Worker<D> {
     /// Starts a thread of this name with all signals blocked, which are the host's. `keep`
-    /// moves the descriptor that wakes it; `at_birth` is run in it first.
+    /// moves the descriptor that wakes it; `at_birth` has been run in it when this returns.
     ///
     /// # Errors
     /// When the process can have no further thread or descriptor.
@@ -123,12 +128,16 @@ impl<D: Duty> Worker<D> {
         let pulse =
             Arc::new(Pulse { name, epoch: Instant::now(), busy_since: AtomicU64::new(0), gave_up: OnceCell::new() });
         let (own, own_pulse) = (Arc::clone(&shared), Arc::clone(&pulse));
+        let (born, birth) = mpsc::channel();
         with_signals_blocked(|| {
             thread::Builder::new().name(name.to_owned()).spawn(move || {
                 at_birth();
+                let _ = born.send(());
                 work(&own, &own_pulse, duty);
             })
         })?;
+        // what was to be done before the process changes has been done
+        let _ = birth.recv();
         Ok(Self { shared, pulse })
     }
 
@@ -157,10 +166,11 @@ pub fn with_signals_blocked<T>(body: impl FnOnce() -> T) -> T {
 }
 
 fn work<D: Duty>(shared: &Shared<D>, pulse: &Pulse, mut duty: D) {
-    let mut panics = 0;
+    let (mut panics, mut last) = (0, Instant::now());
     let mut guard = |what: &str, body: &mut dyn FnMut()| {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(body)) {
-            panics += 1;
+            panics = if last.elapsed() > CALM { 1 } else { panics + 1 };
+            last = Instant::now();
             let why = panic_text(panic.as_ref()).to_owned();
             log(Level::Error, &format!("{}: {what} panicked: {why}", pulse.name));
             if panics >= PANICS {
@@ -168,7 +178,7 @@ fn work<D: Duty>(shared: &Shared<D>, pulse: &Pulse, mut duty: D) {
             }
         }
     };
-    while pulse.gave_up.get().is_none() {
+    loop {
         pulse.begin();
         loop {
             let job = shared.jobs.lock().pop_front();
@@ -183,6 +193,9 @@ fn work<D: Duty>(shared: &Shared<D>, pulse: &Pulse, mut duty: D) {
         let mut deadline = None;
         guard("its turn", &mut || deadline = duty.turn());
         pulse.rest();
+        if pulse.gave_up.get().is_some() {
+            break;
+        }
         let timeout = deadline.map_or(PollTimeout::NONE, |deadline| {
             // rounded up: woken too early it would turn for nothing
             let left = deadline.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
@@ -191,18 +204,12 @@ fn work<D: Duty>(shared: &Shared<D>, pulse: &Pulse, mut duty: D) {
         let readable = |fd| PollFd::new(fd, PollFlags::POLLIN);
         let mut waits: Vec<PollFd<'_>> =
             [shared.wake.as_fd()].into_iter().chain(duty.waits_for()).map(readable).collect();
-        // an error is EINTR: looking once more is right
-        let _ = poll(&mut waits, timeout);
+        if poll(&mut waits, timeout).is_err_and(|error| error != Errno::EINTR) {
+            thread::sleep(AFTER_ERROR);
+        }
         let _ = nix::unistd::read(&shared.wake, &mut [0; size_of::<u64>()]);
     }
     log(Level::Error, &format!("{}: gives up after {PANICS} panics", pulse.name));
-}
-
-/// What a panic said.
-#[must_use]
-pub fn panic_text(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no reason given")
 }
 
 /// What is to be done again and again, by key, and when next.
@@ -239,8 +246,9 @@ impl<K: Ord + Clone> Timetable<K> {
             return None;
         }
         self.heap.pop();
-        let period = self.periods.get(&key).copied().unwrap_or(STUCK);
-        self.heap.push(Reverse((now + period, key.clone())));
+        if let Some(period) = self.periods.get(&key) {
+            self.heap.push(Reverse((now + *period, key.clone())));
+        }
         Some(key)
     }
 
@@ -253,8 +261,6 @@ impl<K: Ord + Clone> Timetable<K> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
-
     use super::*;
 
     struct Count(mpsc::Sender<u32>, u32);

@@ -46,7 +46,11 @@ fn rendered_files_are_current() {
             }
             fs::write(&file, &text).unwrap();
         } else {
-            assert_eq!(committed, text, "{path} is not what the tables say; BLESS=1 make test-catalog rewrites it");
+            let differs = committed.lines().zip(text.lines()).find(|(committed, text)| committed != text);
+            assert!(
+                committed == text,
+                "{path} is not what the tables say, first in {differs:?}; BLESS=1 make test-catalog rewrites it"
+            );
         }
     }
 }

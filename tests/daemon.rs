@@ -83,6 +83,15 @@ fn a_configuration_can_be_tried() {
     assert_eq!(status, Some(1), "{text}");
     let line = format!("{}:3: found process_count = \"0\" in [execsnoop]; accepted: a whole number", bad.display());
     assert!(text.contains(&line) && text.contains("module execsnoop: ok"), "{text}");
+    // what is not there is wrong, and nothing is called right before it was tried
+    let more =
+        scratch.file("more.conf", "[pmda]\nstart_wait = 0\nreaders = user:nosuchuser\n[biosnoop]\nenabled = true\n");
+    let (status, text) = outcome(pmdabpf().args(["-p", "--check"]).arg(&more));
+    assert_eq!(status, Some(1), "{text}");
+    for line in ["module biosnoop: not part of this version", "readers: no such user:nosuchuser", "module runqlat: ok"]
+    {
+        assert!(text.contains(line), "{line}: {text}");
+    }
     let (status, text) = outcome(pmdabpf().args(["--check", "/nonexistent"]));
     assert!(status == Some(1) && text.contains("/nonexistent: No such file"), "{text}");
     // as a user who may not load anything
@@ -99,7 +108,7 @@ fn a_configuration_can_be_tried() {
 fn the_command_line_is_checked() {
     let (status, text) = outcome(pmdabpf().arg("--help"));
     assert!(status == Some(0) && text.contains("--check") && text.contains("--domain"), "{text}");
-    for arguments in [&["--nonsense"][..], &["-d"], &["extra"], &["-d", "x"]] {
+    for arguments in [&["--nonsense"][..], &["-d"], &["extra"], &["-d", "x"], &["-p", "extra"]] {
         let (status, text) = outcome(pmdabpf().args(arguments));
         assert!(status == Some(1) && text.contains("Usage"), "{arguments:?}: {status:?} {text}");
     }

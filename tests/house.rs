@@ -44,7 +44,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("source", &["pmda", "catalog", "ebpf", "workers"]),
     ("modules", &["pmda", "catalog"]),
     ("status", &["pmda", "catalog", "ebpf", "source", "workers"]),
-    ("agent", &["pmda", "catalog", "readers", "source", "status"]),
+    ("agent", &["pmda", "catalog", "readers", "source", "status", "workers"]),
     ("loader", &["pmda", "catalog", "config", "ebpf", "privileges", "source", "status", "workers"]),
     (
         "host",

@@ -281,3 +281,63 @@ time.sleep(3600)
         (values["bpf.proc.net.udp.send.bytes"].get(pid).map(String::as_str) == Some("11")).then_some(())
     });
 }
+
+/// Processes that begin and end on all CPUs at once, while others live on: each of these keeps
+/// a row of its own with its own bytes.
+#[test]
+fn rows_are_nobody_elses() {
+    use std::io::BufRead as _;
+    use std::os::unix::process::CommandExt as _;
+    let _alone = alone();
+    let pmcd = netatop("churn", "process_count = 64\nlinger = 1\n");
+    let script = format!(
+        r#"
+import os, socket, sys, time
+sink = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); sink.bind(("127.0.0.1", 0))
+def send(size):
+    socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"x" * size, sink.getsockname())
+def churn(times):
+    for _ in range(times):
+        if os.fork() == 0:
+            send(1)
+            os._exit(0)
+        os.wait()
+lasting = []
+for n in range(30):
+    pid = os.fork()
+    if pid == 0:
+        send(100 + n)
+        time.sleep(2)
+        for _ in range(20):
+            send(1000); time.sleep(0.01)
+        time.sleep(3600)
+    lasting.append((pid, 20100 + n))
+churning = []
+for _ in range(4):
+    pid = os.fork()
+    if pid == 0:
+        churn({}); os._exit(0)
+    churning.append(pid)
+for pid in churning: os.waitpid(pid, 0)
+time.sleep(3)
+for pid, size in lasting: os.write(1, ("%d %d\n" % (pid, size)).encode())
+time.sleep(3600)
+"#,
+        2_000 / slow()
+    );
+    let mut command = Command::new("python3");
+    command.args(["-c", &script]).stdout(std::process::Stdio::piped()).process_group(0);
+    let mut child = Child(command.spawn().unwrap());
+    let lines = std::io::BufReader::new(child.0.stdout.take().unwrap()).lines();
+    let lasting: Vec<(String, Vec<u64>)> = lines.take(30).map(|line| counts(&line.unwrap())).collect();
+    wait_for("the rows of those that live", || {
+        let values = pmcd.values(&["bpf.proc.net.udp.send.bytes"]);
+        let rows = &values["bpf.proc.net.udp.send.bytes"];
+        let found = |pid: &str| rows.get(pid).and_then(|value| value.parse::<u64>().ok());
+        for (pid, bytes) in &lasting {
+            assert!(found(pid).unwrap_or(0) <= bytes[0], "{pid}: {:?}, expected {bytes:?}", found(pid));
+        }
+        lasting.iter().all(|(pid, bytes)| found(pid) == Some(bytes[0])).then_some(())
+    });
+    assert_eq!(totals(&pmcd, "bpf.net.other")[5], 0, "the table was never full");
+}

@@ -49,4 +49,16 @@ static __always_inline void submit(void *event, u64 len)
 		row->lost++;
 }
 
+/* An event happened that nothing can be said about. */
+static __always_inline void missed(void)
+{
+	u32 cpu = bpf_get_smp_processor_id();
+	struct event_row *row = bpf_map_lookup_elem(&rows, &cpu);
+
+	if (!row)
+		return;
+	row->count++;
+	row->lost++;
+}
+
 #endif

@@ -170,7 +170,8 @@ pub struct EventItems {
 }
 
 /// Rows of processes: an array that programs fill and user space maps. The C structure has
-/// `pid` and `state` (32 bits), and `start` and `ended` (64 bits, CLOCK_MONOTONIC).
+/// `pid` and `state` (32 bits, 0 where the row is empty) and `ended` (64 bits, CLOCK_MONOTONIC,
+/// 0 while the process lives).
 #[derive(Debug)]
 pub struct Polled {
     /// The programs. What has no row in the table is counted in theirs.
@@ -179,6 +180,8 @@ pub struct Polled {
     pub map: &'static str,
     /// Further maps with an entry per row.
     pub sized: &'static [&'static str],
+    /// The map, a queue, of rows that no living process has. The loader fills it.
+    pub unused: &'static str,
     /// Name of the C structure of an entry.
     pub layout: &'static str,
     /// The option that says how many rows there are.

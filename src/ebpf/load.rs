@@ -9,7 +9,9 @@ use std::fs;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::fd::AsRawFd;
+use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
+use std::ptr;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -20,6 +22,7 @@ use libbpf_rs::Object;
 use libbpf_rs::ObjectBuilder;
 use libbpf_rs::OpenObject;
 use libbpf_rs::btf::Btf;
+use libbpf_rs::libbpf_sys;
 use parking_lot::Mutex;
 use thiserror::Error;
 
@@ -220,6 +223,8 @@ struct Plan<'a> {
     shared: bool,
     ring: Option<(&'static str, Layout, u32)>,
     processes: Option<(&'static str, Layout, u32)>,
+    /// A queue to be filled with the numbers from 0 to this one.
+    queue: Option<(&'static str, u32)>,
 }
 
 impl<'a> Plan<'a> {
@@ -264,10 +269,12 @@ impl<'a> Plan<'a> {
             }
             _ => None,
         };
+        let mut queue = None;
         let processes = match &module.shape {
             Shape::Polled(polled) => {
                 let count = option(polled.option)?;
-                sizes.extend(polled.sized.iter().chain([&polled.map]).map(|map| (*map, count)));
+                sizes.extend(polled.sized.iter().chain([&polled.map, &polled.unused]).map(|map| (*map, count)));
+                queue = Some((polled.unused, count));
                 Some((polled.map, layout(polled.layout)?, count))
             }
             _ => None,
@@ -282,7 +289,7 @@ impl<'a> Plan<'a> {
             .map_err(|_| Unavailable::Defect("more rows than a map can have".to_owned()))?;
         sizes.push((programs.rows.map, row_count));
         let shared = keys.is_some() && rows_per_key < cpus;
-        Ok(Self { programs, constants, sizes, rows, row_count, keys, rows_per_key, shared, ring, processes })
+        Ok(Self { programs, constants, sizes, rows, row_count, keys, rows_per_key, shared, ring, processes, queue })
     }
 
     fn run(
@@ -300,6 +307,9 @@ impl<'a> Plan<'a> {
                 open.load()?
             }
         };
+        if let Some((name, count)) = self.queue {
+            fill(find(&object, name)?.as_fd(), count)?;
+        }
         let mut links = Vec::new();
         let mut programs = Vec::new();
         for program in object.progs_mut() {
@@ -370,6 +380,22 @@ fn constant(value: &Setting) -> Vec<u8> {
         Setting::Number(number) => number.unwrap_or(UNSET).to_ne_bytes().to_vec(),
         Setting::Text(text) => Automaton::bytes(text),
     }
+}
+
+/// Puts the numbers from 0 to `count` into a queue.
+fn fill(queue: BorrowedFd<'_>, count: u32) -> io::Result<()> {
+    for number in 0..count {
+        let value: *const u32 = &number;
+        // SAFETY: the descriptor is open; a queue has no key, and the value is as large as its
+        // entries.
+        let status = unsafe {
+            libbpf_sys::bpf_map_update_elem(queue.as_raw_fd(), ptr::null(), value.cast(), libbpf_sys::BPF_ANY.into())
+        };
+        if status < 0 {
+            return Err(io::Error::from_raw_os_error(-status));
+        }
+    }
+    Ok(())
 }
 
 fn find<'o>(object: &'o Object, name: &str) -> libbpf_rs::Result<libbpf_rs::Map<'o>> {

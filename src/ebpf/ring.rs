@@ -99,16 +99,29 @@ impl Ring {
                 break;
             }
             let len = ((head & !DISCARD) as usize).min(self.size - HEADER);
+            at += u64::try_from((HEADER + len).next_multiple_of(HEADER)).unwrap_or(0);
+            // also if `each` panics: the record that did it must not come again
+            let _passed = Passed { position: self.consumer.position(), at };
             if head & DISCARD == 0 {
                 // SAFETY: len bytes behind the header lie in the mapping, and programs leave
                 // them alone until the position below has passed them.
                 each(unsafe { slice::from_raw_parts(record.add(HEADER).as_ptr(), len) });
                 found += 1;
             }
-            at += u64::try_from((HEADER + len).next_multiple_of(HEADER)).unwrap_or(0);
-            self.consumer.position().store(at, Release);
         }
         found
+    }
+}
+
+/// Tells programs, when dropped, that a record is done with.
+struct Passed<'a> {
+    position: &'a AtomicU64,
+    at: u64,
+}
+
+impl Drop for Passed<'_> {
+    fn drop(&mut self) {
+        self.position.store(self.at, Release);
     }
 }
 

@@ -25,7 +25,7 @@ const OLDER: &str = "Before Linux 6.3 at inet_sendmsg and its like, from then on
 const PROCESS: &str = "Those of all processes together, with those that have ended, are in bpf.net; a process gets its \
     row at its first call.";
 const ALL: &str = "All processes since the module was loaded, also those that have ended or have no row.";
-const OTHER: &str = "Processes that found no free row: option process_count is too small. Part of bpf.net.tcp and \
+const OTHER: &str = "Processes that found no row, since more living ones than option process_count says had one. Part of bpf.net.tcp and \
     bpf.net.udp too.";
 
 const fn traffic(
@@ -112,6 +112,7 @@ pub static MODULE: Module = Module {
             hooks: &[
                 &["on_exit"],
                 &[
+                    "on_send_length on_recv_length on_inet_sendpage",
                     "on_send_length on_recv_length",
                     "on_inet_sendmsg on_inet6_sendmsg on_inet_recvmsg on_inet6_recvmsg on_inet_sendpage",
                 ],
@@ -120,7 +121,8 @@ pub static MODULE: Module = Module {
             rows: Rows { map: "rows", layout: "netatop_row", keys: None },
         },
         map: "processes",
-        sized: &["indices", "claims"],
+        sized: &["indices"],
+        unused: "unused",
         layout: "netatop_process",
         option: "process_count",
         linger: "linger",

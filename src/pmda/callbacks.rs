@@ -159,9 +159,10 @@ fn enter(entry: &str, ext: *mut ffi::pmdaExt, body: impl FnOnce(&mut Registered)
 }
 
 /// What a panic said.
-fn panic_text(panic: &(dyn Any + Send)) -> &str {
+#[must_use]
+pub fn panic_text(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("panic")
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no reason given")
 }
 
 /// The pmResult that is returned again and again; libpcp frees the sets in it, not itself.

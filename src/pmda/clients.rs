@@ -27,7 +27,7 @@ static CLIENTS: Mutex<BTreeMap<c_int, Client>> = Mutex::new(BTreeMap::new());
 
 /// The client with this number.
 pub(super) fn client(context: c_int) -> Client {
-    if !log::inside_pmcd() {
+    if !log::is_server() {
         return Client { is_local: true, ..Client::default() };
     }
     CLIENTS.lock().get(&context).copied().unwrap_or_default()
@@ -38,6 +38,8 @@ pub(super) fn client(context: c_int) -> Client {
 /// # Safety
 /// `value` is null or points to `len` bytes, as in pmdaAttribute(3).
 pub(super) unsafe fn note(context: c_int, attribute: c_int, value: *const c_char, len: c_int) {
+    // who is told about clients has some
+    log::serves();
     let len = usize::try_from(len).unwrap_or(0);
     if value.is_null() {
         return;

@@ -11,10 +11,11 @@ use std::ptr;
 
 use super::callbacks::Dispatch;
 use super::error::PmErr;
+use super::log;
 use crate::ffi;
 
 /// The options that pmdaGetOptions(3) knows by itself, and those beside them.
-const SHORT: &CStr = c"D:d:i:l:p:u:6:q:?";
+const SHORT: &CStr = c"D:d:i:l:pu:6:q:?";
 
 /// Tells libpcp the name of the program, from the first word of the command line.
 pub fn program(argv0: &str) {
@@ -37,6 +38,7 @@ pub fn daemon(
     check: impl FnOnce(&str) -> i32,
     init: impl FnOnce(*mut Dispatch),
 ) -> Result<i32, PmErr> {
+    log::daemon();
     let text = |text: &str| CString::new(text).map_err(|_| PmErr::Generic);
     let mut argv: Vec<*mut c_char> = Vec::new();
     for argument in arguments {
@@ -80,7 +82,7 @@ pub fn daemon(
         unsafe { (Box::new(mem::zeroed()), mem::zeroed()) };
     options.short_options = SHORT.as_ptr();
     options.long_options = table.as_mut_ptr();
-    let log = text(&format!("{name}rs.log"))?;
+    let log_file = text(&format!("{name}rs.log"))?;
     let mut wanted = None;
     // libpcp takes a call for help for a mistake
     let help = arguments.iter().any(|own| own == "--help" || own == "-?");
@@ -92,7 +94,7 @@ pub fn daemon(
             ffi::PMDA_INTERFACE_7 as c_int,
             text(name)?.into_raw(),
             c_int::try_from(domain).map_err(|_| PmErr::Generic)?,
-            log.into_raw(),
+            log_file.into_raw(),
             ptr::null_mut(),
         );
         loop {

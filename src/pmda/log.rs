@@ -6,6 +6,7 @@ use std::ffi::CStr;
 use std::ffi::CString;
 use std::ffi::c_int;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc;
@@ -144,12 +145,39 @@ pub fn config(variable: &CStr) -> Option<PathBuf> {
     value.to_str().ok().map(PathBuf::from)
 }
 
-/// Whether the process is pmcd, or a daemon that answers pmcd: it serves clients. Any other is
-/// a client that has loaded us into itself.
+/// Whether this process answers clients that are not itself.
+static SERVES: AtomicBool = AtomicBool::new(false);
+/// Whether it does so as a daemon.
+static IS_DAEMON: AtomicBool = AtomicBool::new(false);
+
+/// This process is known to answer others.
+pub(super) fn serves() {
+    SERVES.store(true, Relaxed);
+}
+
+/// This process is the daemon.
+pub(super) fn daemon() {
+    serves();
+    IS_DAEMON.store(true, Relaxed);
+}
+
+/// Whether the process is pmcd, or a daemon that answers pmcd. Any other is a client that has
+/// loaded us into itself.
+#[must_use]
+pub fn is_server() -> bool {
+    static IS_PMCD: OnceCell<bool> = OnceCell::new();
+    SERVES.load(Relaxed) || *IS_PMCD.get_or_init(is_pmcd)
+}
+
+/// Whether the process is pmcd, whose start waits for us.
 #[must_use]
 pub fn inside_pmcd() -> bool {
-    static SERVES: OnceCell<bool> = OnceCell::new();
-    *SERVES.get_or_init(|| matches!(program_name().as_str(), "pmcd" | "pmdabpf"))
+    is_server() && !IS_DAEMON.load(Relaxed)
+}
+
+fn is_pmcd() -> bool {
+    let file = std::fs::read_link("/proc/self/exe").ok().and_then(|path| path.file_name().map(|name| name == "pmcd"));
+    program_name() == "pmcd" || file.unwrap_or(false)
 }
 
 /// The name of the program we are in.

@@ -22,6 +22,7 @@ mod value_set;
 use std::sync::Arc;
 
 pub use callbacks::Dispatch;
+pub use callbacks::panic_text;
 pub use callbacks::register;
 pub use clients::Client;
 pub use daemon::daemon;
@@ -33,6 +34,7 @@ pub use log::Level;
 pub use log::config;
 pub use log::defer;
 pub use log::inside_pmcd;
+pub use log::is_server;
 pub use log::log;
 pub use metric::Indom;
 pub use metric::Metric;

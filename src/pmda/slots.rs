@@ -45,7 +45,7 @@ impl Slots {
     /// found. Only inside pmcd: a client that loads the agent into itself, perhaps as another
     /// user, must not leave files that pmcd cannot replace.
     pub fn store(&mut self) {
-        if !std::mem::take(&mut self.changed) || !log::inside_pmcd() {
+        if !std::mem::take(&mut self.changed) || !log::is_server() {
             return;
         }
         // SAFETY: as for LOAD.

@@ -195,9 +195,14 @@ fn until_nul(bytes: &[u8]) -> &[u8] {
     bytes.split(|&byte| byte == 0).next().unwrap_or_default()
 }
 
-/// Text from outside: control characters become `?`, what is not UTF-8 U+FFFD.
+/// Text from outside: what is not UTF-8 becomes U+FFFD, and `?` what moves the cursor or the
+/// order of a terminal's text.
 fn printable(bytes: &[u8]) -> Box<str> {
-    String::from_utf8_lossy(bytes).chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+    let moves = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+    };
+    String::from_utf8_lossy(bytes).chars().map(|c| if moves(c) { '?' } else { c }).collect()
 }
 
 /// The duty of the worker that reads the rings.
@@ -220,7 +225,7 @@ impl Drain {
 
     /// Reads what is left in a module's ring and closes it.
     pub fn close(&mut self, module: usize) {
-        self.read();
+        while self.read().1 {}
         self.rings.remove(&module);
     }
 
@@ -279,8 +284,8 @@ mod tests {
 
     fn layout() -> Layout {
         let fields =
-            [("ktime", 0, 8), ("pid", 8, 4), ("ret", 12, 4), ("cut", 16, 4), ("comm", 20, 8), ("args", 28, 16)];
-        Layout::new(44, fields.map(|(name, offset, size)| (name, Field { offset, size })))
+            [("ktime", 0, 8), ("pid", 8, 4), ("ret", 12, 4), ("cut", 16, 4), ("comm", 20, 8), ("args", 28, 19)];
+        Layout::new(47, fields.map(|(name, offset, size)| (name, Field { offset, size })))
     }
 
     fn record(pid: u32, ret: i32, cut: u32, comm: &[u8; 8], args: &[u8]) -> Vec<u8> {
@@ -297,14 +302,14 @@ mod tests {
 
     #[test]
     fn cells_of_every_kind() {
-        let rows = taken(2, &[record(9, -2, 0, b"sh\0xxxxx", b"sh\0-c\0\0a\xffb\n\0")]);
+        let rows = taken(2, &[record(9, -2, 0, b"sh\0xxxxx", b"sh\0-c\0\0a\xffb\n\xe2\x80\xae\0")]);
         assert_eq!(
             rows[0].as_deref().unwrap(),
             [
                 Cell::U32(9),
                 Cell::I32(-2),
                 Cell::Text("sh".into()),
-                Cell::Text("sh -c  a\u{fffd}b?".into()),
+                Cell::Text("sh -c  a\u{fffd}b??".into()),
                 Cell::U64(1),
                 Cell::U64(1007)
             ]

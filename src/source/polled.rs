@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Acquire;
+use std::sync::atomic::fence;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -43,10 +45,10 @@ impl TableRows {
         &self.instances
     }
 
-    /// How old this is.
+    /// How old this is, `None` before the first look.
     #[must_use]
-    pub fn age(&self) -> Duration {
-        Duration::from_nanos(monotonic().saturating_sub(self.taken))
+    pub fn age(&self) -> Option<Duration> {
+        (self.taken != 0).then(|| Duration::from_nanos(monotonic().saturating_sub(self.taken)))
     }
 
     /// Puts the values of a 64-bit field into `out`.
@@ -109,6 +111,8 @@ impl Table {
         self.found.retain(|(pid, row)| {
             let start = words.len();
             words.extend((0..width).map(|at| memory.word(row * width + at)));
+            // the copy before the second look at whose it is
+            fence(Acquire);
             // taken by another process meanwhile: seen at the next look
             let (state, now_pid, _) = rows.head(*row);
             let same = state != 0 && now_pid == pid.unsigned_abs();
