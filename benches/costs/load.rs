@@ -64,6 +64,7 @@ impl Load {
         let processes = vec![
             on_one(&["sh", "-c", execs]),
             on_one(&["sh", "-c", execs]),
+            // in one process: what fio forks leaves the process group
             on_one(&[
                 "fio",
                 "--name=load",
@@ -73,6 +74,7 @@ impl Load {
                 "--direct=1",
                 "--ioengine=psync",
                 "--size=64M",
+                "--thread",
                 "--time_based",
                 "--runtime=3600",
                 "--output=/dev/null",
