@@ -6,6 +6,7 @@
 
 mod buckets;
 mod expand;
+mod indoms;
 mod options;
 pub mod render;
 
@@ -14,9 +15,9 @@ pub use buckets::CUMULATIVE_INFINITY;
 pub use expand::Catalog;
 pub use expand::Column;
 pub use expand::Entry;
-pub use expand::IndomEntry;
-pub use expand::IndomKind;
 pub use expand::Origin;
+pub use indoms::IndomEntry;
+pub use indoms::IndomKind;
 pub use options::Automaton;
 pub use options::Kind;
 pub use options::Opt;
