@@ -209,8 +209,11 @@ fn calls_that_failed_when_asked() {
     let absent = bench.program.with_file_name("xsnoop-absent");
     let script = "import os,sys\ntry: os.execv(sys.argv[1], [sys.argv[1], 'one', 'two'])\nexcept OSError: pass";
     assert!(run(Command::new("python3").args(["-c", script]).arg(&absent)).status.success());
+    // arguments that nobody can read
+    let script = "import ctypes,sys\nctypes.CDLL(None).execve(sys.argv[1].encode(), ctypes.c_void_p(8), None)";
+    assert!(run(Command::new("python3").args(["-c", script]).arg(&bench.program)).status.success());
     assert!(run(Command::new(&bench.program).arg("fine")).status.success());
-    let values = wait_for("both calls", || {
+    let values = wait_for("all calls", || {
         let values = bench.values();
         let rows = by_sequence(&values, "bpf.execsnoop.args");
         // python3 itself was called with the path, too
@@ -224,6 +227,7 @@ fn calls_that_failed_when_asked() {
         returned[seq]
     };
     assert_eq!(of(&format!("{} one two", absent.display())), "-2");
+    assert_eq!(of(&bench.program.display().to_string()), "-14", "the name alone is known");
     assert_eq!(of(&format!("{} fine", bench.program.display())), "0");
 }
 
