@@ -205,7 +205,7 @@ fn filters_by_user_and_by_arguments() {
 #[test]
 fn calls_that_failed_when_asked() {
     let _alone = alone();
-    let bench = Bench::with("[execsnoop]\nenabled = true\nline = xsnoop-\ninclude_failed = 1\n");
+    let bench = Bench::with("[execsnoop]\nenabled = true\nline = xsnoop-\ninclude_failed = 1\nprocess_count = 500\n");
     let absent = bench.program.with_file_name("xsnoop-absent");
     let script = "import os,sys\ntry: os.execv(sys.argv[1], [sys.argv[1], 'one', 'two'])\nexcept OSError: pass";
     assert!(run(Command::new("python3").args(["-c", script]).arg(&absent)).status.success());
