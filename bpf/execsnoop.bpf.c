@@ -42,7 +42,9 @@ struct execsnoop_scratch {
 	char beyond[ARGS_MAX];
 };
 
+/* A program each: from 7.0 on one that is preempted may find another in its memory. */
 SCRATCH(scratch, struct execsnoop_scratch);
+SCRATCH(scratch_of_failed, struct execsnoop_scratch);
 
 /* What a call of this thread that may fail was asked to do. */
 struct attempt {
@@ -68,10 +70,11 @@ static __always_inline struct execsnoop_event *begin(s32 ret)
 	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
 	struct execsnoop_event *event;
 	u32 zero = 0, own_uid = bpf_get_current_uid_gid();
+	void *memory = ret ? (void *)&scratch_of_failed : (void *)&scratch;
 
 	if (uid != ~0U && uid != own_uid)
 		return NULL;
-	event = bpf_map_lookup_elem(&scratch, &zero);
+	event = bpf_map_lookup_elem(memory, &zero);
 	if (!event)
 		return NULL;
 	bpf_get_current_comm(event->comm, sizeof(event->comm));

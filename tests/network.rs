@@ -330,6 +330,8 @@ time.sleep(3600)
     let mut child = Child(command.spawn().unwrap());
     let lines = std::io::BufReader::new(child.0.stdout.take().unwrap()).lines();
     let lasting: Vec<(String, Vec<u64>)> = lines.take(30).map(|line| counts(&line.unwrap())).collect();
+    // from 7.0 on programs are preempted, and a run that meets another on its CPU is left out
+    let mut unchanged = (0, 0);
     wait_for("the rows of those that live", || {
         let values = pmcd.values(&["bpf.proc.net.udp.send.bytes"]);
         let rows = &values["bpf.proc.net.udp.send.bytes"];
@@ -337,7 +339,11 @@ time.sleep(3600)
         for (pid, bytes) in &lasting {
             assert!(found(pid).unwrap_or(0) <= bytes[0], "{pid}: {:?}, expected {bytes:?}", found(pid));
         }
-        lasting.iter().all(|(pid, bytes)| found(pid) == Some(bytes[0])).then_some(())
+        let missing: u64 = lasting.iter().map(|(pid, bytes)| bytes[0] - found(pid).unwrap_or(0)).sum();
+        let lost = number(&pmcd.values(&["bpf.module.lost"]), "bpf.module.lost", "netatop");
+        println!("{missing} bytes missing, {lost} runs left out by the kernel");
+        unchanged = if unchanged.0 == missing { (missing, unchanged.1 + 1) } else { (missing, 0) };
+        (missing == 0 || (unchanged.1 > 10 && missing <= lost * 1000)).then_some(())
     });
     assert_eq!(totals(&pmcd, "bpf.net.other")[5], 0, "the table was never full");
 }

@@ -17,7 +17,7 @@
 		__uint(max_entries, 4096);          \
 	} map SEC(".maps")
 
-/* One per CPU. */
+/* One per CPU; several programs may write to it. */
 struct event_row {
 	u64 count; /* events, those that were lost among them */
 	u64 lost; /* found no room */
@@ -44,9 +44,9 @@ static __always_inline void submit(void *event, u64 len)
 
 	if (!row)
 		return;
-	row->count++;
+	count(&row->count, 1, true);
 	if (error)
-		row->lost++;
+		count(&row->lost, 1, true);
 }
 
 /* An event happened that nothing can be said about. */
@@ -57,8 +57,8 @@ static __always_inline void missed(void)
 
 	if (!row)
 		return;
-	row->count++;
-	row->lost++;
+	count(&row->count, 1, true);
+	count(&row->lost, 1, true);
 }
 
 #endif

@@ -23,7 +23,7 @@ const CALLS: &str = "Calls that moved data, as pmdabpf counts under this name, n
 const OLDER: &str = "Before Linux 6.3 at inet_sendmsg and its like, from then on at sock_send_length and \
     sock_recv_length.";
 const PROCESS: &str = "Those of all processes together, with those that have ended, are in bpf.net; a process gets its \
-    row at its first call.";
+    row at its first call. Calls that the kernel leaves out are counted in bpf.module.lost.";
 const ALL: &str = "All processes since the module was loaded, also those that have ended or have no row.";
 const OTHER: &str = "Processes that found no row, since more living ones than option process_count says had one. Part of bpf.net.tcp and \
     bpf.net.udp too.";
