@@ -53,7 +53,7 @@ impl Bench {
         run(Command::new("chmod").args(["-R", "a+rX"]).arg(scratch.path()));
         let file = scratch.file("bpf.conf", config);
         let pmcd = Pmcd::with("exec", &plugin(), As::Foreground, Some(&file));
-        assert_eq!(number(&pmcd.values(&["bpf.module.state"]), "bpf.module.state", "execsnoop"), 1);
+        pmcd.wait_for_module("execsnoop");
         Self { pmcd, program, _scratch: scratch }
     }
 

@@ -101,6 +101,23 @@ impl Drop for Child {
     }
 }
 
+/// Calls that the kernel left out: from 7.0 on programs are preempted, and a run that meets
+/// another of its program on its CPU does not take place.
+fn left_out(pmcd: &Pmcd) -> u64 {
+    number(&pmcd.values(&["bpf.module.lost"]), "bpf.module.lost", "netatop")
+}
+
+/// How often a number was seen in a row.
+#[derive(Default)]
+struct Unchanged(u64, u32);
+
+impl Unchanged {
+    fn look(&mut self, number: u64) -> u32 {
+        *self = if self.0 == number { Self(number, self.1 + 1) } else { Self(number, 0) };
+        self.1
+    }
+}
+
 fn counts(line: &str) -> (String, Vec<u64>) {
     let mut words = line.split_whitespace();
     let pid = words.next().unwrap().to_owned();
@@ -123,7 +140,7 @@ fn netatop(name: &str, options: &str) -> Pmcd {
     let scratch = Scratch::new(name);
     let file = scratch.file("bpf.conf", format!("[netatop]\nenabled = true\n{options}"));
     let pmcd = Pmcd::with(name, &plugin(), As::Foreground, Some(&file));
-    assert_eq!(number(&pmcd.values(&["bpf.module.state"]), "bpf.module.state", "netatop"), 1);
+    pmcd.wait_for_module("netatop");
     pmcd
 }
 
@@ -141,17 +158,24 @@ fn bytes_and_calls_of_each_process() {
     let both: Vec<(String, Vec<u64>)> = lines.take(2).map(|line| counts(&line.unwrap())).collect();
     for (pid, expected) in &both {
         assert_eq!(expected.len(), 8);
-        let found = wait_for("the process's row to be complete", || {
+        let mut unchanged = Unchanged::default();
+        wait_for("the process's row to be complete", || {
             let found = of_process(&pmcd.values(&["bpf.proc.net"]), pid)?;
             println!("{pid}: {found:?}, expected {expected:?}");
-            (found.iter().zip(expected).all(|(found, expected)| found >= expected)).then_some(found)
+            for (found, expected) in found.iter().zip(expected) {
+                assert!(found <= expected, "{pid}: {found}, expected {expected}");
+            }
+            let calls = |counts: &[u64]| counts.iter().step_by(2).sum::<u64>();
+            let missing = calls(expected) - calls(&found);
+            let told = unchanged.look(missing) > 10 && missing <= left_out(&pmcd);
+            (&found == expected || told).then_some(())
         });
-        assert_eq!(&found, expected, "{pid}");
     }
     let after = totals(&pmcd, "bpf.net");
     for at in 0..8 {
         let own: u64 = both.iter().map(|(_, counts)| counts[at]).sum();
-        assert!(after[at] - before[at] >= own, "{}: {} of {own}", LEAVES[at], after[at] - before[at]);
+        let found = after[at] - before[at];
+        assert!(found >= own || left_out(&pmcd) > 0, "{}: {found} of {own}", LEAVES[at]);
     }
     // as pcp-atop asks: the domain with serial number 2, the number is the process id
     let text = stdout(pmcd.command("pminfo").args(["-df", "bpf.proc.net.tcp.send.bytes"]));
@@ -180,7 +204,7 @@ fn processes_that_exit_leave_and_their_bytes_stay() {
     let after = totals(&pmcd, "bpf.net");
     for at in 0..8 {
         let own: u64 = both.iter().map(|(_, counts)| counts[at]).sum();
-        assert!(after[at] - before[at] >= own, "{}", LEAVES[at]);
+        assert!(after[at] - before[at] >= own || left_out(&pmcd) > 0, "{}", LEAVES[at]);
     }
 }
 
@@ -207,8 +231,9 @@ for pid in children: os.kill(pid, 9); os.wait()
     let (all, other) = (totals(&pmcd, "bpf.net"), totals(&pmcd, "bpf.net.other"));
     let sent = all[5] - all_before[5];
     let without_row = other[5] - other_before[5];
-    assert!(sent >= 12_000, "{sent}");
-    assert!((8_000..=sent).contains(&without_row), "{without_row} of {sent}");
+    let lost = left_out(&pmcd);
+    assert!(sent + 10 * lost >= 12_000, "{sent} and {lost} calls left out");
+    assert!((8_000..=sent).contains(&(without_row + 10 * lost).min(sent)), "{without_row} of {sent}");
     assert!(pmcd.values(&["bpf.proc.net.udp.send.bytes"])["bpf.proc.net.udp.send.bytes"].len() <= 4);
 }
 
@@ -235,7 +260,9 @@ for n in range({processes}):
     );
     assert!(Command::new("python3").args(["-c", &script]).status().unwrap().success());
     let after = totals(&pmcd, "bpf.net");
-    assert!(after[4] - before[4] >= processes && after[5] - before[5] >= processes * 7, "{before:?} {after:?}");
+    let lost = left_out(&pmcd);
+    assert!(after[4] - before[4] + lost >= processes, "{before:?} {after:?}, {lost} left out");
+    assert!(after[5] - before[5] + 7 * lost >= processes * 7, "{before:?} {after:?}, {lost} left out");
     assert!(after[4] - before[4] < processes + 1_000, "{before:?} {after:?}");
     let rows = pmcd.values(&["bpf.proc.net.udp.send.bytes"])["bpf.proc.net.udp.send.bytes"].len();
     assert!(rows <= 256, "{rows}");
@@ -330,8 +357,7 @@ time.sleep(3600)
     let mut child = Child(command.spawn().unwrap());
     let lines = std::io::BufReader::new(child.0.stdout.take().unwrap()).lines();
     let lasting: Vec<(String, Vec<u64>)> = lines.take(30).map(|line| counts(&line.unwrap())).collect();
-    // from 7.0 on programs are preempted, and a run that meets another on its CPU is left out
-    let mut unchanged = (0, 0);
+    let mut unchanged = Unchanged::default();
     wait_for("the rows of those that live", || {
         let values = pmcd.values(&["bpf.proc.net.udp.send.bytes"]);
         let rows = &values["bpf.proc.net.udp.send.bytes"];
@@ -340,10 +366,8 @@ time.sleep(3600)
             assert!(found(pid).unwrap_or(0) <= bytes[0], "{pid}: {:?}, expected {bytes:?}", found(pid));
         }
         let missing: u64 = lasting.iter().map(|(pid, bytes)| bytes[0] - found(pid).unwrap_or(0)).sum();
-        let lost = number(&pmcd.values(&["bpf.module.lost"]), "bpf.module.lost", "netatop");
-        println!("{missing} bytes missing, {lost} runs left out by the kernel");
-        unchanged = if unchanged.0 == missing { (missing, unchanged.1 + 1) } else { (missing, 0) };
-        (missing == 0 || (unchanged.1 > 10 && missing <= lost * 1000)).then_some(())
+        let told = unchanged.look(missing) > 10 && missing <= 1000 * left_out(&pmcd);
+        (missing == 0 || told).then_some(())
     });
     assert_eq!(totals(&pmcd, "bpf.net.other")[5], 0, "the table was never full");
 }

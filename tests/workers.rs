@@ -117,7 +117,8 @@ fn pmcds_start_does_not_wait_for_modules() {
     let pmcd = Pmcd::with("wait", &plugin(), As::Daemon, Some(&config));
     // Pmcd::with has waited for what the worker then did
     for module in ["runqlat", "biolatency", "execsnoop", "netatop"] {
-        assert_eq!((state(&pmcd, module), reason(&pmcd, module)), (1, "ok".to_owned()), "{module}");
+        pmcd.wait_for_module(module);
+        assert_eq!(reason(&pmcd, module), "ok", "{module}");
     }
     wait_for("the worker's report", || {
         pmcd.log()
@@ -137,7 +138,7 @@ fn a_worker_that_panics_goes_on_and_in_the_end_gives_up() {
     }
     wait_for("three panics in the log", || (pmcd.log().matches("a job panicked: told to").count() == 3).then_some(()));
     for module in ["runqlat", "biolatency", "execsnoop", "netatop"] {
-        assert_eq!(state(&pmcd, module), 1, "{module}");
+        pmcd.wait_for_module(module);
     }
     let sequence = |pmcd: &Pmcd| {
         let values = pmcd.values(&["bpf.execsnoop.seq"]);
@@ -148,7 +149,7 @@ fn a_worker_that_panics_goes_on_and_in_the_end_gives_up() {
     (0..4).for_each(|_| pmcd.tell("panic events"));
     wait_for("the worker to give up", || (state(&pmcd, "execsnoop") == 4).then_some(()));
     assert_eq!(reason(&pmcd, "execsnoop"), "worker bpf-events has given up: told to");
-    assert_eq!(state(&pmcd, "netatop"), 1, "the others go on");
+    pmcd.wait_for_module("netatop");
     counts_on(&pmcd);
 }
 
@@ -166,7 +167,7 @@ fn a_stuck_worker_is_told_and_delays_nobody() {
     let reason = &values["bpf.module.reason"]["netatop"];
     assert!(reason.starts_with("worker bpf-poll is stuck for "), "{reason}");
     assert!(number(&values, "bpf.module.age", "netatop") > 9_000_000, "{values:?}");
-    assert_eq!(state(&pmcd, "execsnoop"), 1);
+    pmcd.wait_for_module("execsnoop");
     counts_on(&pmcd);
     wait_for("the worker to recover", || (state(&pmcd, "netatop") == 1).then_some(()));
 }

@@ -215,6 +215,15 @@ impl Pmcd {
         });
     }
 
+    /// Until a module runs, and its worker is well: on a machine that stalls it may seem stuck.
+    pub fn wait_for_module(&self, module: &str) {
+        let state = format!("\"{module}\"] value 1");
+        wait_for(&format!("module {module} to run"), || {
+            let states = self.command("pminfo").args(["-f", "bpf.module.state"]).output().unwrap();
+            String::from_utf8_lossy(&states.stdout).contains(&state).then_some(())
+        });
+    }
+
     /// The threads that the plugin has started, each with what it is allowed to do.
     pub fn threads(&self) -> Vec<(String, u64)> {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
