@@ -32,6 +32,7 @@ struct execsnoop_event {
 	u32 uid;
 	s32 ret;
 	u32 cut; /* the arguments go on */
+	u32 len; /* of args as read */
 	char comm[TASK_COMM_LEN];
 	char args[ARGS_MAX]; /* each with its NUL */
 };
@@ -245,12 +246,14 @@ static __always_inline int returned(long ret)
 			break;
 		}
 		len += got;
+		if (at == FAILED_ARGS - 1)
+			event->cut = 1;
 		if (args == ARGS_NAME && !line.length)
 			break;
 	}
-	if (at == FAILED_ARGS || len > limit) {
+	if (len > limit) {
 		event->cut = 1;
-		len = len > limit ? limit : len;
+		len = limit;
 	}
 	/* the name alone would be the caller's: what could not be run is what matters */
 	if (!len) {
@@ -258,6 +261,9 @@ static __always_inline int returned(long ret)
 
 		len = got > 0 ? got : 0;
 	}
+	/* out of memory again: the verifier knows the same of it whichever way it came here */
+	*(volatile u32 *)&event->len = len;
+	len = *(volatile u32 *)&event->len;
 	pass_on(event, len > ARGS_MAX ? ARGS_MAX : len, len > 0);
 	return 0;
 }
