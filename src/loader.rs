@@ -23,6 +23,7 @@ use crate::ebpf::Unavailable;
 use crate::pmda::Level;
 use crate::pmda::log;
 use crate::pmda::panic_text;
+use crate::pmda::with_signals_blocked;
 use crate::privileges;
 use crate::source::Drain;
 use crate::source::Mapped;
@@ -34,7 +35,6 @@ use crate::status::State;
 use crate::status::Stats;
 use crate::workers::Duty;
 use crate::workers::Worker;
-use crate::workers::with_signals_blocked;
 
 /// How often the kernel is asked about programs, and whether the user has changed.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -118,27 +118,17 @@ impl Loader {
     /// nothing: kernels whose perf_event_paranoid is 3, as Debian's is, open tracepoints for
     /// CAP_SYS_ADMIN only, and so is the BTF of modules of the kernel.
     fn settle(&mut self) {
-        let is_root = privileges::is_root();
-        self.stage = match self.stage {
-            Stage::Waiting => Stage::Waiting,
-            Stage::Begun | Stage::Reduced if !is_root => {
-                if self.keeps {
-                    privileges::only_loading();
-                } else {
-                    privileges::only_changing_user();
-                }
-                Stage::Settled
-            }
-            Stage::Begun => {
-                if self.keeps {
-                    privileges::only_loading_and_changing_user();
-                } else {
-                    privileges::only_changing_user();
-                }
-                Stage::Reduced
-            }
-            stage => stage,
+        let next = match self.stage {
+            Stage::Begun | Stage::Reduced if !privileges::is_root() => Stage::Settled,
+            Stage::Begun => Stage::Reduced,
+            Stage::Waiting | Stage::Reduced | Stage::Settled => return,
         };
+        match (self.keeps, next) {
+            (false, _) => privileges::only_changing_user(),
+            (true, Stage::Settled) => privileges::only_loading(),
+            (true, _) => privileges::only_loading_and_changing_user(),
+        }
+        self.stage = next;
     }
 
     /// Detaches and unloads a module.

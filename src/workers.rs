@@ -29,14 +29,13 @@ use nix::poll::PollTimeout;
 use nix::poll::poll;
 use nix::sys::eventfd::EfdFlags;
 use nix::sys::eventfd::EventFd;
-use nix::sys::signal::SigSet;
-use nix::sys::signal::SigmaskHow;
 use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
 
 use crate::pmda::Level;
 use crate::pmda::log;
 use crate::pmda::panic_text;
+use crate::pmda::with_signals_blocked;
 
 /// Panics after which a worker gives up, none of them longer than this after the one before.
 const PANICS: u32 = 5;
@@ -153,16 +152,6 @@ impl<D: Duty> Worker<D> {
     pub fn pulse(&self) -> Arc<Pulse> {
         Arc::clone(&self.pulse)
     }
-}
-
-/// Runs `body`; threads that it starts inherit a mask that blocks all signals.
-pub fn with_signals_blocked<T>(body: impl FnOnce() -> T) -> T {
-    let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK);
-    let result = body();
-    if let Ok(before) = before {
-        let _ = before.thread_set_mask();
-    }
-    result
 }
 
 fn work<D: Duty>(shared: &Shared<D>, pulse: &Pulse, mut duty: D) {

@@ -10,14 +10,12 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
 use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
 
 use common::Scratch;
 use common::Values;
-use common::needs_root;
+use common::alone;
 use common::number;
 use common::plugin;
 use common::pmcd::As;
@@ -25,13 +23,6 @@ use common::pmcd::Pmcd;
 use common::run;
 use common::slow;
 use common::wait_for;
-
-static ALONE: Mutex<()> = Mutex::new(());
-
-fn alone() -> MutexGuard<'static, ()> {
-    needs_root();
-    ALONE.lock().unwrap_or_else(|broken| broken.into_inner())
-}
 
 /// A program with a name that nobody else runs, and a pmcd whose execsnoop sees only that.
 struct Bench {

@@ -7,13 +7,12 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
 use std::thread;
 use std::time::Duration;
 
 use common::Scratch;
 use common::Values;
+use common::alone;
 use common::block::Diskstats;
 use common::block::Loop;
 use common::block::buffered_writes;
@@ -22,7 +21,6 @@ use common::block::diskstats;
 use common::block::settle;
 use common::buckets;
 use common::load::Scheduling;
-use common::needs_root;
 use common::number;
 use common::plugin;
 use common::pmcd::As;
@@ -30,13 +28,6 @@ use common::pmcd::Pmcd;
 use common::pmcd::StockTree;
 use common::slow;
 use common::wait_for;
-
-static ALONE: Mutex<()> = Mutex::new(());
-
-fn alone() -> MutexGuard<'static, ()> {
-    needs_root();
-    ALONE.lock().unwrap_or_else(|broken| broken.into_inner())
-}
 
 fn near(what: &str, found: u64, expected: u64, share: f64) {
     let off = found.abs_diff(expected) as f64 / expected.max(1) as f64;

@@ -5,12 +5,10 @@
 mod common;
 
 use std::process::Command;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
 
 use common::Scratch;
 use common::Values;
-use common::needs_root;
+use common::alone;
 use common::number;
 use common::plugin;
 use common::pmcd::As;
@@ -18,13 +16,6 @@ use common::pmcd::Pmcd;
 use common::slow;
 use common::stdout;
 use common::wait_for;
-
-static ALONE: Mutex<()> = Mutex::new(());
-
-fn alone() -> MutexGuard<'static, ()> {
-    needs_root();
-    ALONE.lock().unwrap_or_else(|broken| broken.into_inner())
-}
 
 /// The leaves below bpf.proc.net, bpf.net and bpf.net.other.
 const LEAVES: [&str; 8] = [

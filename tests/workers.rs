@@ -7,11 +7,9 @@ mod common;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
 
 use common::Scratch;
-use common::needs_root;
+use common::alone;
 use common::number;
 use common::plugin;
 use common::pmcd::As;
@@ -21,13 +19,6 @@ use common::run;
 use common::stdout;
 use common::test_agent;
 use common::wait_for;
-
-static ALONE: Mutex<()> = Mutex::new(());
-
-fn alone() -> MutexGuard<'static, ()> {
-    needs_root();
-    ALONE.lock().unwrap_or_else(|broken| broken.into_inner())
-}
 
 /// CAP_BPF and CAP_PERFMON.
 const LOADING: u64 = 1 << 39 | 1 << 38;

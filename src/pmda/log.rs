@@ -15,10 +15,9 @@ use std::thread;
 use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
 
-use nix::sys::signal::SigSet;
-use nix::sys::signal::SigmaskHow;
 use once_cell::sync::OnceCell;
 
+use super::signals::with_signals_blocked;
 use crate::ffi;
 
 /// How serious a message is (syslog(3)).
@@ -59,12 +58,9 @@ pub fn defer() {
         }
     };
     // where no thread is to be had lines are written as before
-    let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK);
-    if thread::Builder::new().name("bpf-log".to_owned()).spawn(writer).is_ok() {
+    let thread = with_signals_blocked(|| thread::Builder::new().name("bpf-log".to_owned()).spawn(writer));
+    if thread.is_ok() {
         let _ = QUEUE.set(sender);
-    }
-    if let Ok(before) = before {
-        let _ = before.thread_set_mask();
     }
 }
 

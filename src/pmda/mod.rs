@@ -16,6 +16,7 @@ mod log;
 mod metric;
 mod names;
 mod profile;
+mod signals;
 mod slots;
 mod value_set;
 
@@ -41,6 +42,7 @@ pub use metric::Metric;
 pub use metric::Semantics;
 pub use metric::Type;
 pub use metric::Units;
+pub use signals::with_signals_blocked;
 pub use slots::Slots;
 pub use value_set::Atom;
 pub use value_set::ValueSet;

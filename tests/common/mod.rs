@@ -22,6 +22,8 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
 use std::process::Output;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -55,6 +57,13 @@ pub fn needs_root() {
     // SAFETY: cannot fail.
     let uid = unsafe { libc::geteuid() };
     assert_eq!(uid, 0, "this test loads BPF programs and must run as root");
+}
+
+/// Live tests put the host under a load of their own: one at a time.
+pub fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    needs_root();
+    ALONE.lock().unwrap_or_else(|broken| broken.into_inner())
 }
 
 /// A directory that is gone with the value.
